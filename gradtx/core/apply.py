@@ -1,0 +1,79 @@
+"""The last step of an update: adding it to the parameters, with one rounding into their dtype."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import errors
+from gradtx.rounding import Rounding, round_to
+from gradtx.tree import check_same, is_inexact, leaf_paths, wide_dtype
+
+
+def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", key: jax.Array | None = None) -> Any:
+    """``params + updates``, leaf by leaf, in the parameters' dtypes.
+
+    The sum is taken in float32 or wider and rounded once: to nearest, or with ``rounding="stochastic"`` and a ``key``
+    to one of the two neighbours so that the rounding is right on average (Gupta et al. 2015, arXiv:1502.02551). With
+    bfloat16 parameters an update below 2^-9 of its parameter is lost by the former and kept on average by the latter.
+    A finite sum beyond the largest finite number of the dtype becomes that number; infinities and NaN stay visible.
+    ``None`` leaves present in both trees pass; integer and boolean leaves take only the zeros of a frozen leaf.
+
+    Raises ``StructureError`` or ``ShapeError`` where the trees differ, ``DtypeError`` for an update of a leaf that
+    cannot take it, ``ArgumentTypeError`` for stochastic rounding without a key.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> gradtx.apply_updates({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([-0.5, 0.25])})["w"].tolist()
+    [0.5, 2.25]
+    """
+    call = "apply_updates(params, updates)"
+    check_same(call, "updates", updates, "params", params)
+    if rounding not in ("nearest", "stochastic") or (rounding == "stochastic") != (key is not None):
+        raise errors.ArgumentTypeError(
+            call,
+            expected="rounding='nearest' without a key, or rounding='stochastic' with one",
+            got=f"rounding={rounding!r} and key={errors.show(key)}",
+            cause="stochastic rounding draws from a key, rounding to nearest does not",
+            fix="write apply_updates(params, updates, rounding='stochastic', key=jax.random.key(0))",
+        )
+    flat, treedef = jax.tree.flatten(params)
+    paths = leaf_paths(params) if rounding == "stochastic" else [""] * len(flat)
+    applied = []
+    for index, (param, update) in enumerate(zip(flat, jax.tree.leaves(updates), strict=True)):
+        if is_inexact(param) and is_inexact(update):
+            leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(paths[index].encode()))
+            applied.append(_apply(param, update, leaf_key))
+        elif update.dtype in (param.dtype, jax.dtypes.float0):
+            applied.append(param)
+        else:
+            raise errors.DtypeError(
+                call,
+                expected="an update of floating-point numbers belongs to a parameter of floating-point numbers",
+                got=f"{update.dtype} for a parameter of {param.dtype}",
+                at=repr(leaf_paths(params)[index]),
+                cause="a table of integers stands among the parameters",
+                fix="leave it out of training with gradtx.only(tx, where), which gives it the zeros that this accepts",
+            )
+    return treedef.unflatten(applied)
+
+
+@jax.jit
+def _apply(param: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Array:
+    wide = jnp.promote_types(wide_dtype(param.dtype), update.dtype)
+    if jnp.issubdtype(wide, jnp.complexfloating) and not jnp.issubdtype(param.dtype, jnp.complexfloating):
+        raise errors.DtypeError(
+            "apply_updates(params, updates)", expected="real updates for real parameters", got=str(update.dtype),
+            cause="the loss was differentiated in a complex variable", fix="take the real part of the updates",
+        )  # fmt: skip
+    update = update.astype(wide)
+    total = _saturate(param.astype(wide) + update, update)
+    return round_to(total, param.dtype, "nearest" if key is None else "stochastic", key)
+
+
+def _saturate(total: jax.Array, update: jax.Array) -> jax.Array:
+    """The sum, brought back to the largest finite number where a finite update overflowed it."""
+    if jnp.issubdtype(total.dtype, jnp.complexfloating):
+        return jax.lax.complex(_saturate(total.real, update.real), _saturate(total.imag, update.imag))
+    largest = jnp.finfo(total.dtype).max
+    return jnp.where(jnp.isfinite(update), jnp.clip(total, -largest, largest), total)

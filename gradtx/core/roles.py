@@ -1,0 +1,147 @@
+"""What a field of a state is: the roles that storage, sharding and conversion read instead of guessing.
+
+A state is a ``NamedTuple`` whose fields are annotated with one of the roles below::
+
+    class EmaState(NamedTuple):
+        mean: SignedTree
+
+A ``...Tree`` field is a tree like the parameters (in a unit written for one array: one array). The others are shared by
+all leaves. ``Nested`` holds states of other transformations; dictionaries and tuples of states are walked as well.
+"""
+
+import functools
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Role(NamedTuple):
+    """``kind`` says what the numbers are; ``like_params`` whether the field is a tree like the parameters."""
+
+    kind: str
+    like_params: bool
+
+
+SignedTree = Annotated[Any, Role("signed", True)]
+NonNegativeTree = Annotated[Any, Role("non-negative", True)]
+FactorTree = Annotated[Any, Role("factor", True)]
+SignedScalar = Annotated[Any, Role("signed", False)]
+Counter = Annotated[Any, Role("counter", False)]
+Key = Annotated[Any, Role("key", False)]
+Hyperparameter = Annotated[Any, Role("hyperparameter", False)]
+Nested = Annotated[Any, Role("nested", False)]
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+def first_step() -> jax.Array:
+    """A counter of finished updates, before the first one."""
+    return jnp.zeros((), jnp.int32)
+
+
+def next_step(step: jax.Array) -> jax.Array:
+    """The counter after one more update; it stays at 2^31 - 1 instead of wrapping."""
+    return jnp.where(step < jnp.iinfo(jnp.int32).max, step + 1, step)
+
+
+@functools.cache
+def roles(state_type: type) -> dict[str, Role]:
+    """The role of each field of a state type; empty for a type that declares none."""
+    hints = typing.get_type_hints(state_type, include_extras=True)
+    found: dict[str, Role] = {}
+    for name in getattr(state_type, "_fields", ()):
+        role = getattr(hints.get(name), "__metadata__", (None,))[0]
+        if not isinstance(role, Role):
+            return {}
+        found[name] = role
+    return found
+
+
+def is_state(value: Any) -> bool:
+    """Whether ``value`` is a state whose every field has a role."""
+    return isinstance(value, tuple) and hasattr(value, "_fields") and len(roles(type(value))) == len(value)
+
+
+def map_fields(function: Callable[[str, Role, Any], Any], state: Any, path: str = "") -> Any:
+    """``function(path, role, field)`` on every field of all nested states; ``TypeError`` for what is no state of ours.
+
+    A path is made of part names and field names: ``ratio/numerator/ema/mean``.
+    """
+    if state is None:
+        return None
+    if isinstance(state, dict):
+        return {name: map_fields(function, value, f"{path}/{name}" if path else name) for name, value in state.items()}
+    if not is_state(state):
+        raise TypeError(f"a {type(state).__name__} at {path!r} does not say what its fields are")
+    fields = []
+    for (name, role), value in zip(roles(type(state)).items(), state, strict=True):
+        below = f"{path}/{name}" if path else name
+        fields.append(map_fields(function, value, below) if role.kind == "nested" else function(below, role, value))
+    return type(state)(*fields)
+
+
+def cast_like(state: Any, old: Any) -> Any:
+    """``state`` in the dtypes of ``old`` and never weakly typed: what makes a state's type a fixpoint.
+
+    A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there.
+    """
+    if state is None:
+        return None
+    if isinstance(state, dict):
+        return {name: cast_like(value, old[name]) for name, value in state.items()}
+    if is_state(state):
+        return type(state)(*map(cast_like, state, old))
+    return jax.tree.map(lambda new, like: jax.lax.convert_element_type(new, like.dtype), state, old)
+
+
+def split(state: Any, treedef: Any) -> list[Any]:
+    """The state of each leaf, from the state of the tree; shared fields go to every leaf.
+
+    Raises ``ValueError`` where a field does not have the structure of ``treedef``.
+    """
+    count = treedef.num_leaves
+    if state is None:
+        return [None] * count
+    if isinstance(state, dict):
+        columns = {name: split(value, treedef) for name, value in state.items()}
+        return [{name: column[index] for name, column in columns.items()} for index in range(count)]
+    if not is_state(state):
+        raise ValueError(f"a {type(state).__name__} is not a state of this library")
+    columns = [
+        split(value, treedef)
+        if role.kind == "nested"
+        else treedef.flatten_up_to(value)
+        if role.like_params
+        else [value] * count
+        for role, value in zip(roles(type(state)).values(), state, strict=True)
+    ]
+    if not columns:
+        return [state] * count
+    return [type(state)(*fields) for fields in zip(*columns, strict=True)]
+
+
+def merge(states: list[Any], treedef: Any) -> Any:
+    """The state of the tree from the states of its leaves: the inverse of :func:`split`.
+
+    A leaf that keeps no state gives ``None``; shared fields are those of the first leaf that has any.
+    """
+    example = next((state for state in states if state is not None), None)
+    if example is None:
+        return None
+    if isinstance(example, dict):
+        return {name: merge([None if s is None else s[name] for s in states], treedef) for name in example}
+    fields = []
+    for name, role in roles(type(example)).items():
+        column = [None if state is None else getattr(state, name) for state in states]
+        if role.kind == "nested":
+            fields.append(merge(column, treedef))
+        elif role.like_params:
+            fields.append(treedef.unflatten(column))
+        else:
+            fields.append(getattr(example, name))
+    return type(example)(*fields)

@@ -1,0 +1,385 @@
+"""Errors that say what to write instead, and the argument checks that raise them.
+
+Every message has one form::
+
+    <call as the user wrote it>: <expected>, got <value> at <leaf path>. <usual cause>; <line to write instead>. [code]
+
+The code in brackets is stable: search for it, or read ``error.code``. Each class is also the builtin exception that
+such a mistake would raise in plain Python, so ``except ValueError`` keeps working.
+
+The second half checks arguments of public constructors against their annotations (:data:`NonNegative`, :data:`Decay`,
+...), once, at construction, and never inside a compiled program: a traced value is not looked at.
+"""
+
+import difflib
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class GradtxError(Exception):
+    """Base of every error that this library raises on purpose; ``code`` is stable across releases."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, call: Any, *, expected: str, got: Any, cause: str, fix: str, at: str | None = None):
+        self.call, self.expected, self.got, self.at, self.cause, self.fix = str(call), expected, str(got), at, cause, fix
+        where = "" if at is None else f" at {at}"
+        super().__init__(f"{call}: {expected}, got {got}{where}. {cause}; {fix}. [{self.code}]")
+
+    def __reduce__(self):
+        rebuild = functools.partial(
+            type(self), self.call, expected=self.expected, got=self.got, cause=self.cause, fix=self.fix, at=self.at
+        )
+        return rebuild, ()
+
+
+class ArgumentTypeError(GradtxError, TypeError):
+    """An argument of the wrong kind, a missing or an unknown one."""
+
+    code = "argument-type"
+
+
+class ArgumentRangeError(GradtxError, ValueError):
+    """A number outside the range in which the method is defined."""
+
+    code = "argument-range"
+
+
+class MissingParams(GradtxError, ValueError):
+    """``update`` was called without the parameters that a part needs."""
+
+    code = "missing-params"
+
+
+class StructureError(GradtxError, ValueError):
+    """Two trees that must have the same structure do not."""
+
+    code = "structure"
+
+
+class ShapeError(GradtxError, ValueError):
+    """Two leaves that must have the same shape do not."""
+
+    code = "shape"
+
+
+class DtypeError(GradtxError, TypeError):
+    """A leaf of a dtype that the method has no meaning for."""
+
+    code = "dtype"
+
+
+class SignalError(GradtxError, TypeError):
+    """A signal of ``update`` (``value=``, ``key=``, ...) that is missing, or that no part declares."""
+
+    code = "signal"
+
+
+class SelectionError(GradtxError, ValueError):
+    """A mask, pattern or label that does not fit the parameters."""
+
+    code = "selection"
+
+
+class LayoutError(GradtxError, TypeError):
+    """A layout was asked to keep a state that it cannot keep right."""
+
+    code = "layout"
+
+
+class LossFormError(GradtxError, TypeError):
+    """A training loss that does not return ``(scalar, (model_state, metrics))``."""
+
+    code = "loss-form"
+
+
+class BatchError(GradtxError, ValueError):
+    """Data that cannot be cut into batches as asked."""
+
+    code = "batch"
+
+
+class MissingExtra(GradtxError, ImportError):
+    """An optional package is not installed; the message names the extra."""
+
+    code = "missing-extra"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Annotations of arguments, and the one place that checks them.
+
+
+class Interval(NamedTuple):
+    """A real number in ``[low, high]``, or ``[low, high)`` with ``open_high``; a schedule where one is allowed.
+
+    ``smallest`` rejects numbers in ``(0, smallest)``: they would be zero in the arithmetic's dtype.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    schedule: bool = True
+    smallest: float = 0.0
+
+    def __contains__(self, value: Any) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
+        above = self.low < value if self.open_low else self.low <= value
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below and not 0 < value < self.smallest
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or self.low == -math.inf else "["
+        right = ")" if self.open_high or self.high == math.inf else "]"
+        vanishing = f", zero or at least {self.smallest:.2g} (smaller ones vanish in float32)" if self.smallest else ""
+        return f"a finite number in {left}{self.low:g}, {self.high:g}{right}{vanishing}"
+
+
+class Whole(NamedTuple):
+    """A whole number (``int``) of at least ``low``."""
+
+    low: int = 0
+
+    def __str__(self) -> str:
+        return f"a whole number of at least {self.low}"
+
+
+Scalar = Any
+"""A number, or a schedule: a function of the step that gives the number. A constructor's own code only sees numbers."""
+
+Real = Annotated[Scalar, Interval()]
+NonNegative = Annotated[Scalar, Interval(0.0)]
+Positive = Annotated[Scalar, Interval(0.0, open_low=True)]
+Decay = Annotated[Scalar, Interval(0.0, 1.0, open_high=True)]
+Epsilon = Annotated[Scalar, Interval(0.0, smallest=float(np.finfo(np.float32).tiny))]
+Number = Annotated[float, Interval(schedule=False)]
+NonNegativeNumber = Annotated[float, Interval(0.0, schedule=False)]
+Fraction = Annotated[float, Interval(0.0, 1.0, schedule=False)]
+Count = Annotated[int, Whole(1)]
+Index = Annotated[int, Whole(0)]
+
+
+class Call(NamedTuple):
+    """A call as the user wrote it: ``str`` gives ``adam(0.001, b1=0.95)``; ``arguments`` are bound by name."""
+
+    name: str
+    positional: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    with_defaults: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        written = [show(value) for value in self.positional]
+        written += [f"{name}={show(value)}" for name, value in self.keywords.items()]
+        return f"{self.name}({', '.join(written)})"
+
+
+def show(value: Any) -> str:
+    """A value short enough for a message: numbers and strings whole, arrays by dtype and shape, functions by name."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if hasattr(getattr(value, "update", None), "__gradtx__"):
+        return str(value.update.__gradtx__.call)
+    if hasattr(value, "__gradtx_call__"):
+        return str(value.__gradtx_call__)
+    if isinstance(value, dict | list | tuple) and not isinstance(value, str):
+        leaves = jax.tree.leaves(value)
+        if len(leaves) > 4 or any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+            return f"{type(value).__name__} of {len(leaves)} leaves"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be, or None."""
+    known = list(known)
+    habits = {"lr": "learning_rate", "alpha": "learning_rate", "beta1": "b1", "beta2": "b2", "wd": "weight_decay"}
+    if habits.get(name) in known:
+        return habits[name]
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def bind(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Binds and checks the arguments of ``constructor`` by its signature and annotations."""
+    signature, hints = _signature(constructor)
+    name = constructor.__name__
+    written = Call(name, args, kwargs, {}, {})
+    example = _example(name, signature)
+    unknown = [key for key in kwargs if key not in signature.parameters]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if unknown and not takes_any:
+        meant = nearest(unknown[0], signature.parameters)
+        raise ArgumentTypeError(
+            written,
+            expected=f"arguments {', '.join(signature.parameters)}",
+            got=f"{unknown[0]!r}",
+            cause=f"did you mean {meant!r}?" if meant else "no argument has this name",
+            fix=f"write {example}",
+        )
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            written,
+            expected=f"arguments {', '.join(signature.parameters)}",
+            got=f"a call with {error}",
+            cause="an argument is missing or given twice",
+            fix=f"write {example}",
+        ) from None
+    arguments = dict(bound.arguments)
+    bound.apply_defaults()
+    call = Call(name, args, kwargs, arguments, bound.arguments)
+    for key, value in arguments.items():
+        _check(call, key, value, hints.get(key, Any), example)
+    return call
+
+
+def checked(constructor: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function that returns a function: arguments checked, and equal arguments give the same object."""
+    made: Callable[..., R] = functools.lru_cache(maxsize=4096, typed=True)(constructor)
+
+    @functools.wraps(constructor)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> R:
+        call = bind(constructor, args, kwargs)
+        try:
+            result = made(*args, **kwargs)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            result = constructor(*args, **kwargs)
+        if inspect.isfunction(result):
+            result.__gradtx_call__ = call  # type: ignore[attr-defined]
+        return result
+
+    return construct
+
+
+def is_schedule(constructor: Callable[..., Any], name: str, value: Any) -> bool:
+    """Whether ``value`` is a schedule given for a number of ``constructor``."""
+    if not callable(value) or isinstance(value, jax.Array):
+        return False
+    return any(isinstance(constraint, Interval) and constraint.schedule for constraint in _constraints(constructor, name))
+
+
+def takes_number(constructor: Callable[..., Any], name: str, value: Any) -> bool:
+    """Whether ``value`` is a real number that ``constructor`` computes with, by its annotation or, without one, by type."""
+    constraints = _constraints(constructor, name)
+    if isinstance(value, bool | np.bool_) or any(isinstance(constraint, Whole) for constraint in constraints):
+        return False
+    if any(isinstance(constraint, Interval) for constraint in constraints):
+        return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    is_array = isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and value.dtype.kind == "f"
+    return isinstance(value, float | np.floating) or is_array
+
+
+def _constraints(constructor: Callable[..., Any], name: str) -> list[Any]:
+    hint = _signature(constructor)[1].get(name)
+    return [c for alternative in _alternatives(hint) for c in getattr(alternative, "__metadata__", ())]
+
+
+@functools.cache
+def _signature(constructor: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+    try:
+        hints = typing.get_type_hints(constructor, include_extras=True)
+    except (NameError, TypeError):  # somebody else's constructor, with annotations that cannot be resolved
+        hints = {}
+    return inspect.signature(constructor), hints
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, type(int | str)) else (hint,)
+
+
+def _example(name: str, signature: inspect.Signature) -> str:
+    """A call to copy: required arguments only, with a plausible value each."""
+    plausible = {"learning_rate": "1e-3", "decay": "0.9", "max_norm": "1.0", "weight_decay": "1e-4"}
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = [p.name for p in signature.parameters.values() if p.kind in positional and p.default is p.empty]
+    written = ", ".join(f"{key}={plausible.get(key, '...')}" for key in required)
+    call = f"{name}({written})"
+    return f"`tx = {call}; state = tx.init(params)`" if "learning_rate" in signature.parameters else f"`{call}`"
+
+
+def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
+    """Checks one argument against the first constraint in its annotation; annotations without one pass."""
+    alternatives = _alternatives(hint)
+    if value is None and type(None) in alternatives:
+        return
+    for alternative in alternatives:
+        for constraint in getattr(alternative, "__metadata__", ()):
+            if isinstance(constraint, Interval):
+                _check_number(call, key, value, constraint, example)
+            elif isinstance(constraint, Whole):
+                _check_whole(call, key, value, constraint, example)
+        if typing.get_origin(alternative) is Literal and value not in typing.get_args(alternative):
+            choices = ", ".join(map(repr, typing.get_args(alternative)))
+            meant = nearest(str(value), map(str, typing.get_args(alternative)))
+            raise ArgumentRangeError(
+                call,
+                expected=f"{key} must be one of {choices}",
+                got=show(value),
+                cause=f"did you mean {meant!r}?" if meant else "there is no other choice",
+                fix=f"write {key}={typing.get_args(alternative)[0]!r}",
+            )
+        if alternative is bool and not isinstance(value, bool | np.bool_):
+            raise ArgumentTypeError(
+                call, expected=f"{key} must be True or False", got=show(value), cause="a flag chooses a formula",
+                fix=f"write {key}=True",
+            )  # fmt: skip
+
+
+def _check_number(call: Call, key: str, value: Any, interval: Interval, example: str) -> None:
+    if isinstance(value, Tracer) and value.ndim == 0:
+        return
+    if callable(value) and not isinstance(value, type) and interval.schedule:
+        return
+    number = _as_float(value)
+    if number is None:
+        cause = "the parameters go to init, not here"
+        if value is None:
+            cause = "this method cannot do without it"
+        elif isinstance(value, str):
+            cause = "a number was read as text"
+        elif isinstance(value, type):
+            cause = "a class was given where its instance was meant"
+        kind = "a number or a schedule" if interval.schedule else "a number"
+        raise ArgumentTypeError(call, expected=f"{key} must be {kind}", got=f"{type(value).__name__} {show(value)}",
+                                cause=cause, fix=f"write {example}")  # fmt: skip
+    if number not in interval:
+        cause = "to ascend, negate the loss" if key == "learning_rate" and number < 0 else f"{key} is out of range"
+        raise ArgumentRangeError(call, expected=f"{key} must be {interval}", got=f"{number:g}", cause=cause,
+                                 fix=f"write {example}")  # fmt: skip
+
+
+def _as_float(value: Any) -> float | None:
+    """The number that a Python, NumPy or JAX scalar is, or None for what is none."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, int | float | np.integer | np.floating):
+        return float(value)
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
+        real = jax.numpy.issubdtype(value.dtype, jax.numpy.floating) or jax.numpy.issubdtype(value.dtype, np.integer)
+        return float(value) if real else None
+    return None
+
+
+def _check_whole(call: Call, key: str, value: Any, whole: Whole, example: str) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise ArgumentTypeError(call, expected=f"{key} must be {whole}", got=f"{type(value).__name__} {show(value)}",
+                                cause="it counts steps or items", fix=f"write {key}={max(whole.low, 1)}")  # fmt: skip
+    if value < whole.low:
+        raise ArgumentRangeError(call, expected=f"{key} must be {whole}", got=str(value),
+                                 cause="it counts steps or items", fix=f"write {key}={max(whole.low, 1)}")  # fmt: skip

@@ -1,0 +1,197 @@
+"""Running statistics of gradients, and the correction of their start: the parts that adaptive methods are made of.
+
+Averages are written as interpolations ``s + (1 - b) * (x - s)``, which is exact where ``x`` equals ``s``.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import errors
+from gradtx.core import (
+    Counter,
+    GradientTransformation,
+    NonNegativeTree,
+    SignedScalar,
+    SignedTree,
+    first_step,
+    next_step,
+    stateless,
+    transformation,
+)
+from gradtx.tree import square
+
+
+class EmaState(NamedTuple):
+    mean: SignedTree
+
+
+@transformation(locality="elementwise")
+def ema(decay: errors.Decay) -> GradientTransformation:
+    """Moving average ``m <- decay * m + (1 - decay) * g``, ``u = m``, from ``m = 0`` and without correction.
+
+    (Optax's function of this name corrects the start by default: that is ``chain(ema(b), bias_correction(b))``.) Where
+    the average of a non-zero gradient falls below the normal numbers it is the smallest of them, with the gradient's
+    sign, instead of vanishing. State: one float32 number per parameter.
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1 (first moment).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.ema(0.75)
+    >>> tx.update(jnp.array([4.0]), tx.init(jnp.zeros(1)))[0].tolist()
+    [1.0]
+    """
+
+    def init(param):
+        return EmaState(mean=jnp.zeros_like(param))
+
+    def update(update, state):
+        mean = _interpolate(state.mean, update, decay)
+        if not jnp.iscomplexobj(mean):
+            mean = jnp.where(mean == 0, jnp.sign(update) * jnp.finfo(mean.dtype).tiny, mean)
+        return mean, EmaState(mean)
+
+    return GradientTransformation(init, update)
+
+
+class MeanSquareState(NamedTuple):
+    step: Counter
+    mean_square: NonNegativeTree
+
+
+@transformation(locality="elementwise")
+def mean_square(
+    decay: errors.Decay | None = None, *, initial_value: errors.NonNegativeNumber = 0.0
+) -> GradientTransformation:
+    """Mean of squares, ``u = v``, with ``|g|^2`` for complex ``g``.
+
+    With a decay, the moving average ``v <- decay * v + (1 - decay) * g^2`` from ``v = initial_value``; without one, the
+    plain mean over all steps ``v <- v + (g^2 - v) / t``, ``t = 1, 2, ...``, whose root is the root mean square.
+    Squares saturate at the largest finite number. State: one float32 number per parameter.
+
+    Source: Tieleman and Hinton 2012, lecture 6.5 (RMSProp); Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.mean_square()
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for g in (1.0, 3.0):
+    ...     v, state = tx.update(jnp.array([g]), state)
+    >>> v.tolist()
+    [5.0]
+    """
+
+    def init(param):
+        return MeanSquareState(first_step(), jnp.full_like(param.real, initial_value))
+
+    def update(update, state):
+        t = (state.step + 1).astype(jnp.float32)
+        weight = _complement(decay) if decay is not None else 1.0 / t
+        mean = state.mean_square + weight * (_finite(square(update)) - state.mean_square)
+        return mean, MeanSquareState(next_step(state.step), mean)
+
+    return GradientTransformation(init, update)
+
+
+class SumOfSquaresState(NamedTuple):
+    sum_of_squares: NonNegativeTree
+
+
+@transformation(locality="elementwise")
+def sum_of_squares(*, initial_value: errors.NonNegativeNumber = 0.0) -> GradientTransformation:
+    """Sum of squares ``s <- s + g^2``, ``u = s``, from ``s = initial_value``; it saturates instead of overflowing.
+
+    Source: Duchi, Hazan and Singer 2011, Journal of Machine Learning Research 12, section 1.1 (diagonal).
+    """
+
+    def init(param):
+        return SumOfSquaresState(jnp.full_like(param.real, initial_value))
+
+    def update(update, state):
+        total = _finite(state.sum_of_squares + _finite(square(update)))
+        return total, SumOfSquaresState(total)
+
+    return GradientTransformation(init, update)
+
+
+class RunningMaxState(NamedTuple):
+    maximum: NonNegativeTree
+
+
+@transformation(locality="elementwise", real=True)
+def running_max() -> GradientTransformation:
+    """Largest value so far of a non-negative input, ``u = x_max <- max(x_max, x)``, from 0.
+
+    Source: Reddi, Kale and Kumar 2018, arXiv:1904.09237, algorithm 2.
+    """
+
+    def init(param):
+        return RunningMaxState(jnp.zeros_like(param))
+
+    def update(update, state):
+        maximum = jnp.maximum(state.maximum, update)
+        return maximum, RunningMaxState(maximum)
+
+    return GradientTransformation(init, update)
+
+
+@transformation(locality="elementwise", real=True)
+def square_root(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
+    """``u = sqrt(x + eps)`` of a non-negative input."""
+    return stateless(lambda update: jnp.sqrt(update + eps))
+
+
+class BiasCorrectionState(NamedTuple):
+    step: Counter
+    mean_log_decay: SignedScalar
+
+
+@transformation(locality="elementwise")
+def bias_correction(decay: errors.Decay) -> GradientTransformation:
+    """Divides a moving average that started at zero by the weight it has seen, ``u = m / (1 - prod_i b_i)``.
+
+    For a constant decay the weight is ``1 - b^t = -expm1(t * log b)``, ``t = 1, 2, ...``, in the form that does not
+    cancel. For a decay that changes, ``t * log b`` is ``t`` times the mean of ``log b_i``, the one number that the
+    state keeps beside the step: it equals ``log b`` exactly where ``b`` is constant.
+
+    Source: Kingma and Ba 2015, arXiv:1412.6980, section 3.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.bias_correction(0.75)
+    >>> tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))[0].round(3).tolist()
+    [4.0]
+    """
+
+    def init(param):
+        del param
+        return BiasCorrectionState(first_step(), jnp.zeros((), jnp.float32))
+
+    def update(update, state):
+        t = (state.step + 1).astype(jnp.float32)
+        mean_log_decay = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / t
+        weight = -jnp.expm1(t * mean_log_decay)
+        return update / weight, BiasCorrectionState(next_step(state.step), mean_log_decay)
+
+    return GradientTransformation(init, update)
+
+
+def _interpolate(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
+    return old + _complement(decay) * (new - old)
+
+
+def _complement(decay: Any) -> Any:
+    """``1 - decay``, in float64 for a Python number, where float32 would lose up to 15 bits."""
+    return 1.0 - decay
+
+
+def _log(decay: Any) -> Any:
+    """``log decay``, at least -128: ``expm1`` of that is -1, as for a decay of zero, but not a NaN when averaged."""
+    if isinstance(decay, float | int):
+        return max(math.log(decay), -128.0) if decay > 0 else -128.0
+    return jnp.maximum(jnp.log(jnp.asarray(decay, jnp.float32)), -128.0)
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """Sums of squares that overflowed, at the largest finite number; NaN stays."""
+    return jnp.minimum(x, jnp.finfo(x.dtype).max)
