@@ -38,10 +38,15 @@ class GradtxError(Exception):
         super().__init__(f"{call}: {expected}, got {got}{where}. {cause}; {fix}. [{self.code}]")
 
     def __reduce__(self):
-        rebuild = functools.partial(
-            type(self), self.call, expected=self.expected, got=self.got, cause=self.cause, fix=self.fix, at=self.at
-        )
-        return rebuild, ()
+        return functools.partial(self._again, self.call, self.expected), ()
+
+    def _again(self, call: str, expected: str) -> "GradtxError":
+        return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=self.at)
+
+    def raised_by(self, call: Any) -> "GradtxError":
+        """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
+        inside = "" if self.call in (str(call), "update") else f" (in {self.call})"
+        return self._again(str(call), self.expected + inside)
 
 
 class ArgumentTypeError(GradtxError, TypeError):
@@ -178,6 +183,9 @@ class Call(NamedTuple):
     arguments: Mapping[str, Any]
     with_defaults: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         written = [show(value) for value in self.positional]
         written += [f"{name}={show(value)}" for name, value in self.keywords.items()]
@@ -185,17 +193,19 @@ class Call(NamedTuple):
 
 
 def show(value: Any) -> str:
-    """A value short enough for a message: numbers and strings whole, arrays by dtype and shape, functions by name."""
+    """A value short enough for a message: numbers and strings whole, arrays by dtype and shape, the rest by its call."""
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    if hasattr(getattr(value, "update", None), "__gradtx__"):
-        return str(value.update.__gradtx__.call)
-    if hasattr(value, "__gradtx_call__"):
-        return str(value.__gradtx_call__)
-    if isinstance(value, dict | list | tuple) and not isinstance(value, str):
-        leaves = jax.tree.leaves(value)
-        if len(leaves) > 4 or any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
-            return f"{type(value).__name__} of {len(leaves)} leaves"
+    for made in (value, getattr(value, "update", None), value[0] if isinstance(value, tuple) and value else None):
+        if hasattr(made, "__gradtx_call__"):
+            return str(made.__gradtx_call__)
+    if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields"):
+        shown = [f"{key!r}: {show(item)}" for key, item in value.items()] if isinstance(value, dict) else map(show, value)
+        text = ", ".join(shown)
+        left, right = "{}" if isinstance(value, dict) else "[]" if isinstance(value, list) else "()"
+        return f"{left}{text}{right}" if len(text) <= 60 else f"a {type(value).__name__} of {len(value)} entries"
+    if hasattr(value, "_fields") and callable(value[0]):
+        return f"{getattr(value[0], '__qualname__', type(value).__name__).split('.')[0]}(...)"
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     text = repr(value)
@@ -259,8 +269,8 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
             if "unhashable" not in str(error):
                 raise
             result = constructor(*args, **kwargs)
-        if inspect.isfunction(result):
-            result.__gradtx_call__ = call  # type: ignore[attr-defined]
+        named = result[0] if isinstance(result, tuple) else result
+        named.__gradtx_call__ = call  # type: ignore[attr-defined]
         return result
 
     return construct
@@ -348,9 +358,13 @@ def _check_number(call: Call, key: str, value: Any, interval: Interval, example:
         return
     number = _as_float(value)
     if number is None:
-        cause = "the parameters go to init, not here"
+        cause = "one number serves all leaves; to give each group its own, use partition"
         if value is None:
             cause = "this method cannot do without it"
+        elif isinstance(value, bool):
+            cause = "a flag was given where a number was meant"
+        elif isinstance(value, dict | list | tuple):
+            cause = "the parameters go to init, not here"
         elif isinstance(value, str):
             cause = "a number was read as text"
         elif isinstance(value, type):

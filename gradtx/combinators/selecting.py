@@ -81,7 +81,7 @@ def masked(tx: GradientTransformation, mask: Where) -> GradientTransformation:
     ([1.5, 1.5], [1.0, 1.0])
     """
     call = f"masked({record_of(tx).call}, {errors.show(mask)})"
-    return _routed({True: record_of(tx)}, PASS, lambda tree: _selected(mask, tree, call))
+    return _routed({True: record_of(tx)}, PASS, lambda tree: _selected(mask, tree, call, "mask"))
 
 
 @transformation
@@ -216,7 +216,7 @@ def _trees(branches: Mapping[Any, Record], names: Mapping[Any, str], rest: Pair,
     return Pair(init, update)
 
 
-def _selected(where: Where, tree: Any, call: str) -> list[bool]:
+def _selected(where: Where, tree: Any, call: str, what: str = "where") -> list[bool]:
     """For each leaf, whether ``where`` selects it."""
     if isinstance(where, str | re.Pattern):
         paths = leaf_paths(tree)
@@ -230,7 +230,7 @@ def _selected(where: Where, tree: Any, call: str) -> list[bool]:
                 fix="write e.g. '*kernel' or 'block/*'",
             )  # fmt: skip
         return hits
-    values = _values(where, tree, call, "where")
+    values = _values(where, tree, call, what)
     for index, value in enumerate(values):
         if not isinstance(value, bool) and getattr(value, "dtype", None) != bool:
             raise errors.SelectionError(

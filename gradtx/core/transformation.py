@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, ParamSpec, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx import errors
 from gradtx.core.leaf_by_leaf import PASS, ZERO, Leaves, Pair, leaf_by_leaf
@@ -281,7 +283,7 @@ def _dtype_error(call: errors.Call, leaf: Any, path: str) -> errors.DtypeError:
         expected, cause, fix = (
             "optimizers need floating-point leaves",
             "a table of integers or booleans stands among the parameters",
-            f"cast it, or leave it out with only({call}, where=lambda path, leaf: leaf.dtype.kind == 'f')",
+            "cast it, or leave it out with only(tx, where=lambda path, leaf: leaf.dtype.kind == 'f')",
         )
     got = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if hasattr(leaf, "dtype") else type(leaf).__name__
     return errors.DtypeError(call, expected=expected, got=got, at=repr(path), cause=cause, fix=fix)
@@ -471,7 +473,10 @@ def public(record: Record) -> GradientTransformation:
     """The pair that users hold: checks what can be checked without running, then calls the record's functions."""
 
     def init(params: Any) -> Any:
-        return record.tree.init(params)
+        try:
+            return _beside(params, record.tree.init(params))
+        except errors.GradtxError as error:
+            raise error.raised_by(record.call) from None
 
     def update(updates: Any, state: Any, params: Any = None, **signals: Any) -> tuple[Any, Any]:
         if signals:
@@ -495,10 +500,32 @@ def public(record: Record) -> GradientTransformation:
                 cause="update was called with gradients and state only",
                 fix="write tx.update(grads, state, params)",
             )
-        return record.tree.update(updates, state, params, signals)
+        try:
+            return record.tree.update(updates, state, params, signals)
+        except errors.GradtxError as error:
+            raise error.raised_by(record.call) from None
 
     update.__gradtx__ = record  # type: ignore[attr-defined]
+    update.__gradtx_call__ = record.call  # type: ignore[attr-defined]
     return GradientTransformation(init, update)
+
+
+def _beside(params: Any, state: Any) -> Any:
+    """The state with its counters and other scalars on the parameters' mesh, where an update will leave them."""
+    shardings = (leaf.sharding for leaf in jax.tree.leaves(params) if _is_concrete(leaf))
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    if mesh is None:
+        return state
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf: Any) -> Any:
+        return jax.device_put(leaf, everywhere) if _is_concrete(leaf) and not leaf.committed else leaf
+
+    return jax.tree.map(place, state)
+
+
+def _is_concrete(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
 def _check_signals(record: Record, signals: Mapping[str, Any]) -> None:
