@@ -38,15 +38,19 @@ class GradtxError(Exception):
         super().__init__(f"{call}: {expected}, got {got}{where}. {cause}; {fix}. [{self.code}]")
 
     def __reduce__(self):
-        return functools.partial(self._again, self.call, self.expected), ()
+        return functools.partial(self._again, self.call, self.expected, self.at), ()
 
-    def _again(self, call: str, expected: str) -> "GradtxError":
-        return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=self.at)
+    def _again(self, call: str, expected: str, at: str | None) -> "GradtxError":
+        return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=at)
+
+    def at_leaf(self, path: str) -> "GradtxError":
+        """The same error with the leaf's path, for what is written for one array and does not know where it stands."""
+        return self._again(self.call, self.expected, repr(path))
 
     def raised_by(self, call: Any) -> "GradtxError":
         """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
         inside = "" if self.call in (str(call), "update") else f" (in {self.call})"
-        return self._again(str(call), self.expected + inside)
+        return self._again(str(call), self.expected + inside, self.at)
 
 
 class ArgumentTypeError(GradtxError, TypeError):

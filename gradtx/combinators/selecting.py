@@ -175,7 +175,7 @@ def _one_branch(names: Mapping[Any, str], label: Any, inner: Pair) -> Pair:
         update, inner_state = inner.update(update, state[name], param, signals)
         return update, {**nothing, name: inner_state}
 
-    return Pair(init, update, inner.check)
+    return Pair(init, update)
 
 
 def _trees(branches: Mapping[Any, Record], names: Mapping[Any, str], rest: Pair, route: Callable[[Any], list]) -> Pair:

@@ -4,8 +4,9 @@ Leaves of equal shape and dtype share one trace, so tracing 400 equal leaves cos
 compiler inlines the calls and the program is the same.
 """
 
+import contextlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +18,14 @@ from gradtx.core.roles import cast_like, merge, split
 from gradtx.tree import describe, is_inexact, leaf_paths, widen
 
 
-def _anything(leaf: Any, path: Callable[[], str]) -> None:
-    del leaf, path
-
-
 class Pair(NamedTuple):
     """The two functions in the one form that the machinery calls: for one array, or for whole trees.
 
-    ``update`` takes ``(updates, state, params or None, signals)``; ``check(leaf, path)`` refuses a leaf's dtype.
+    ``update`` takes ``(updates, state, params or None, signals)``.
     """
 
     init: Callable[[Any], Any]
     update: Callable[[Any, Any, Any, Mapping[str, Any]], tuple[Any, Any]]
-    check: Callable[[Any, Callable[[], str]], None] = _anything
 
 
 class Leaves(NamedTuple):
@@ -51,10 +47,10 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
 
     def init(params: Any) -> Any:
         flat, treedef = jax.tree.flatten(params)
-        pairs = leaves.resolve(params)
-        for index, (pair, leaf) in enumerate(zip(pairs, flat, strict=True)):
-            pair.check(leaf, lambda index=index: leaf_paths(params)[index])
-        states = [jax.tree.map(_strong, pair.init(widen(leaf))) for pair, leaf in zip(pairs, flat, strict=True)]
+        states = []
+        for index, (pair, leaf) in enumerate(zip(leaves.resolve(params), flat, strict=True)):
+            with _naming_leaf(params, index):
+                states.append(jax.tree.map(_strong, pair.init(widen(leaf))))
         return merge(states, treedef)
 
     def update(updates: Any, state: Any, params: Any, signals: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -81,15 +77,24 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
             elif pair is PASS:
                 results.append((widen(leaf), None))
             else:
-                pair.check(leaf, lambda index=index: leaf_paths(updates)[index])
                 if pair not in jitted:
                     jitted[pair] = jax.jit(steps.setdefault(pair, _one_leaf(pair)))
                 extra = given if seeds is None else {**given, "leaf_seed": seeds[index]}
                 used = param if leaves.takes_params else None
-                results.append(jitted[pair](leaf, leaf_state, used, extra))
+                with _naming_leaf(updates, index):
+                    results.append(jitted[pair](leaf, leaf_state, used, extra))
         return treedef.unflatten([result[0] for result in results]), merge([result[1] for result in results], treedef)
 
     return Pair(init, update)
+
+
+@contextlib.contextmanager
+def _naming_leaf(tree: Any, index: int) -> Iterator[None]:
+    """An error about the dtype of one leaf gets its path."""
+    try:
+        yield
+    except errors.DtypeError as error:
+        raise error.at_leaf(leaf_paths(tree)[index]) from None
 
 
 def _one_leaf(pair: Pair) -> Callable[..., Any]:

@@ -230,14 +230,17 @@ def _primitive(tx: GradientTransformation, call: errors.Call, locality: Locality
     """The record of a unit that is written by hand, for one array or for whole trees."""
     takes = _signature(tx.update)
 
-    def check(leaf: Any, path: Callable[[], str]) -> None:
-        if not is_inexact(leaf) or (real and jnp.issubdtype(leaf.dtype, jnp.complexfloating)):
-            raise _dtype_error(call, leaf, path())
+    def init(params):
+        _check_dtypes(call, params, False)
+        return tx.init(params)
 
-    pair = Pair(tx.init, functools.partial(_call_update, tx.update, takes), check)
+    def update(updates, state, params, signals):
+        _check_dtypes(call, updates, real)
+        return _call_update(tx.update, takes, updates, state, params, signals)
+
+    pair = Pair(init, update)
     if locality == "tree":
-        tree = Pair(_checked_init(pair), _checked_update(pair))
-        leaves = None
+        tree, leaves = _with_precision(pair), None
     else:
         leaves = Leaves(lambda tree: [pair] * len(jax.tree.leaves(tree)), takes.signals, takes.takes_params)
         tree = leaf_by_leaf(leaves)
@@ -246,24 +249,24 @@ def _primitive(tx: GradientTransformation, call: errors.Call, locality: Locality
     return Record(call.name, call, locality, tree, leaves, {}, signals, takes.any_signal, needs_params)
 
 
-def _checked_init(pair: Pair) -> Callable[..., Any]:
+def _with_precision(pair: Pair) -> Pair:
+    """The functions of whole trees under the precision policy."""
+
     def init(params):
-        for index, leaf in enumerate(jax.tree.leaves(params)):
-            pair.check(leaf, lambda index=index: leaf_paths(params)[index])
         return pair.init(jax.tree.map(widen, params))
 
-    return init
-
-
-def _checked_update(pair: Pair) -> Callable[..., Any]:
     def update(updates, state, params, signals):
-        for index, leaf in enumerate(jax.tree.leaves(updates)):
-            pair.check(leaf, lambda index=index: leaf_paths(updates)[index])
         updates, params = jax.tree.map(widen, (updates, params))
         updates, new_state = pair.update(updates, state, params, signals)
         return updates, cast_like(new_state, state)
 
-    return update
+    return Pair(init, update)
+
+
+def _check_dtypes(call: errors.Call, tree: Any, real: bool) -> None:
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        if not is_inexact(leaf) or (real and jnp.issubdtype(leaf.dtype, jnp.complexfloating)):
+            raise _dtype_error(call, leaf, leaf_paths(tree)[index])
 
 
 def _dtype_error(call: errors.Call, leaf: Any, path: str) -> errors.DtypeError:
@@ -350,20 +353,11 @@ def combine_leaves(parts: Mapping[str, Leaves], body: Callable[[Mapping[str, Pai
         rows = list(zip(*columns, strict=True)) if columns else [()] * count
         for row in rows:
             if row not in made:
-                pair = body(dict(zip(parts, row, strict=True)))
-                made[row] = pair if pair in (PASS, ZERO) else pair._replace(check=_check_all(row))
+                made[row] = body(dict(zip(parts, row, strict=True)))
         return [made[row] for row in rows]
 
     declared = {name: value for part in parts.values() for name, value in part.signals.items()}
     return Leaves(resolve, declared, any(part.takes_params for part in parts.values()))
-
-
-def _check_all(pairs: Iterable[Pair]) -> Callable[[Any, Callable[[], str]], None]:
-    def check(leaf: Any, path: Callable[[], str]) -> None:
-        for pair in pairs:
-            pair.check(leaf, path)
-
-    return check
 
 
 def _address(outer: str, inner: str) -> str:
@@ -386,7 +380,7 @@ def rebuilt(
     """
     probe = _probe(build, [*numbers, *schedules])
 
-    def pair(choose: Callable[[Record], Pair], check=None) -> Pair:
+    def pair(choose: Callable[[Record], Pair]) -> Pair:
         def init(params):
             kept = {name: _number(value) for name, value in numbers.items()}
             step = first_step()
@@ -400,7 +394,7 @@ def rebuilt(
             updates, inner = choose(record).update(updates, state.inner, params, signals)
             return updates, TunableState(next_step(state.step), state.hyperparameters, scheduled, inner)
 
-        return Pair(init, update, check) if check else Pair(init, update)
+        return Pair(init, update)
 
     if probe.leaves is None:
         return dataclasses.replace(probe, tree=pair(lambda record: record.tree), leaves=None)
@@ -413,7 +407,7 @@ def rebuilt(
         for index, like in enumerate(pairs):
             if like not in made:
                 chosen = functools.partial(_leaf_of, _without_values(tree), index)
-                made[like] = like if like in (PASS, ZERO) else pair(chosen, like.check)
+                made[like] = like if like in (PASS, ZERO) else pair(chosen)
         return [made[like] for like in pairs]
 
     leaves = Leaves(resolve, probe.leaves.signals, probe.leaves.takes_params)

@@ -127,7 +127,7 @@ def running_max() -> GradientTransformation:
     """
 
     def init(param):
-        return RunningMaxState(jnp.zeros_like(param))
+        return RunningMaxState(jnp.zeros_like(param.real))
 
     def update(update, state):
         maximum = jnp.maximum(state.maximum, update)
