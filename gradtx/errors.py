@@ -201,8 +201,9 @@ def show(value: Any) -> str:
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     for made in (value, getattr(value, "update", None), value[0] if isinstance(value, tuple) and value else None):
-        if hasattr(made, "__gradtx_call__"):
-            return str(made.__gradtx_call__)
+        call = getattr(made, "__gradtx_call__", None)
+        if call is not None:
+            return str(call)
     if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields"):
         shown = [f"{key!r}: {show(item)}" for key, item in value.items()] if isinstance(value, dict) else map(show, value)
         text = ", ".join(shown)
@@ -273,8 +274,8 @@ def checked(constructor: Callable[P, R]) -> Callable[P, R]:
             if "unhashable" not in str(error):
                 raise
             result = constructor(*args, **kwargs)
-        named = result[0] if isinstance(result, tuple) else result
-        named.__gradtx_call__ = call  # type: ignore[attr-defined]
+        named: Any = result[0] if isinstance(result, tuple) else result
+        named.__gradtx_call__ = call
         return result
 
     return construct

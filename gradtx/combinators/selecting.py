@@ -17,6 +17,7 @@ from gradtx.core import (
     Leaves,
     Pair,
     Record,
+    advance_parts,
     join,
     leaf_by_leaf,
     record_of,
@@ -159,7 +160,9 @@ def _routed(branches: Mapping[Any, Record], rest: Pair, route: Callable[[Any], l
         return pairs
 
     signals = {name: value for leaves in by_leaf.values() for name, value in leaves.signals.items()}
-    leaves = Leaves(resolve, signals, any(leaves.takes_params for leaves in by_leaf.values()))
+    takes_params = any(leaves.takes_params for leaves in by_leaf.values())
+    advance = advance_parts({names[label]: leaves for label, leaves in by_leaf.items()})
+    leaves = Leaves(resolve, signals, takes_params, advance)
     return join(parts, leaf_by_leaf(leaves), leaves)
 
 

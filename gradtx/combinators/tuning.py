@@ -111,7 +111,9 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
 def _tunable_parts(state: Any, prefix: str = "") -> list[tuple[str, TunableState]]:
     """Every ``TunableState`` in a state with its path, outer ones first."""
     found = []
-    for path, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, TunableState))[0]:
+    for path, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, TunableState))[
+        0
+    ]:
         if isinstance(node, TunableState):
             name = "/".join(filter(None, [prefix, path_name(path)]))
             found += [(name, node), *_tunable_parts(node.inner, name)]

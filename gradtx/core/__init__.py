@@ -26,7 +26,11 @@ conjugate, so hand ``jax.tree.map(jnp.conj, grads)`` to ``update``.
 """
 
 from gradtx.core.apply import apply_updates
+from gradtx.core.composition import advance_parts, combine_leaves, compose, join, widest
+from gradtx.core.edge import STANDARD_SIGNALS, public
 from gradtx.core.leaf_by_leaf import PASS, ZERO, Leaves, Pair, leaf_by_leaf
+from gradtx.core.rebuilding import TunableState, rebuilt
+from gradtx.core.record import GradientTransformation, Record, record_of
 from gradtx.core.roles import (
     Counter,
     EmptyState,
@@ -42,21 +46,7 @@ from gradtx.core.roles import (
     map_fields,
     next_step,
 )
-from gradtx.core.transformation import (
-    STANDARD_SIGNALS,
-    GradientTransformation,
-    Record,
-    TunableState,
-    combine_leaves,
-    compose,
-    join,
-    public,
-    rebuilt,
-    record_of,
-    stateless,
-    transformation,
-    widest,
-)
+from gradtx.core.transformation import Functions, stateless, transformation
 
 __all__ = [
     "PASS",
@@ -65,6 +55,7 @@ __all__ = [
     "Counter",
     "EmptyState",
     "FactorTree",
+    "Functions",
     "GradientTransformation",
     "Hyperparameter",
     "Key",
@@ -77,6 +68,7 @@ __all__ = [
     "SignedScalar",
     "SignedTree",
     "TunableState",
+    "advance_parts",
     "apply_updates",
     "combine_leaves",
     "compose",

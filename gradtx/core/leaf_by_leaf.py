@@ -29,11 +29,17 @@ class Pair(NamedTuple):
 
 
 class Leaves(NamedTuple):
-    """``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object."""
+    """What runs leaf by leaf.
+
+    ``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object. ``advance(state)``, called
+    once before the leaves, takes the state of the whole tree to the next step in all that the leaves share (counters,
+    schedules, weights), so that nothing scalar is computed once for each leaf.
+    """
 
     resolve: Callable[[Any], list[Pair]]
     signals: Mapping[str, Any]
     takes_params: bool
+    advance: Callable[[Any], Any] = lambda state: state
 
 
 # A leaf that a selection leaves out is passed on or set to zero, whatever its dtype, and keeps no state.
@@ -57,9 +63,9 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         flat, treedef = jax.tree.flatten(updates)
         pairs = leaves.resolve(updates if params is None else params)
         try:
-            states = split(state, treedef)
+            states = split(leaves.advance(state), treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.StructureError(
                 "update",
                 expected=f"a state that init made for a tree like the gradients, {describe(updates)}",

@@ -76,11 +76,14 @@ def stored(tx: GradientTransformation, layout: Layout) -> GradientTransformation
             seed = signals.get("leaf_seed")
             given = {name: value for name, value in signals.items() if name != "leaf_seed" or record.leaves is None}
             updates, new_state = inner.update(updates, _decode(layout, state.inner), params, given)
-            return updates, StoredState(next_step(state.step), _encode(layout, new_state, state.step, seed))
+            return updates, StoredState(state.step, _encode(layout, new_state, state.step, seed))
 
         return Pair(init, update)
 
-    return compose({"inner": record}, body, own_signals=["leaf_seed"])
+    def advance(state: StoredState) -> StoredState:
+        return state._replace(step=next_step(state.step))
+
+    return compose({"inner": record}, body, own_signals=["leaf_seed"], own_advance=advance)
 
 
 def _decode(layout: Layout, state: Any) -> Any:

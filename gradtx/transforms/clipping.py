@@ -59,4 +59,6 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
 
 
 def _cut(g: jax.Array, bound: jax.Array) -> jax.Array:
-    return jax.lax.complex(_cut(g.real, bound), _cut(g.imag, bound)) if jnp.iscomplexobj(g) else jnp.clip(g, -bound, bound)
+    return (
+        jax.lax.complex(_cut(g.real, bound), _cut(g.imag, bound)) if jnp.iscomplexobj(g) else jnp.clip(g, -bound, bound)
+    )

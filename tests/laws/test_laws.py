@@ -195,7 +195,7 @@ def test_finite_gradients_give_finite_steps_that_are_not_wrongly_zero(unit, dtyp
             for leaf in jax.tree.leaves((updates, state, weights)):
                 assert np.all(np.isfinite(np.asarray(leaf, np.float64))), magnitude
         smallest = float(jnp.finfo(jnp.float32).tiny)
-        if unit.oracle is not None and unit.follows_size and magnitude > 0:
+        if unit.oracle is not None and magnitude > 0:
             exact = exact_steps(unit, float(jnp.asarray(magnitude, dtype)), 2)
             if abs(exact) >= smallest * 4:
                 assert np.all(np.asarray(updates["b"]) != 0), magnitude
