@@ -51,7 +51,7 @@ def describe_leaf(leaf: Any) -> str:
 def describe(tree: Any) -> str:
     """A tree in a few words: its one array, or its container and number of leaves."""
     leaves, treedef = jax.tree.flatten(tree)
-    if jax.tree_util.treedef_is_leaf(treedef):
+    if leaves and jax.tree_util.treedef_is_leaf(treedef):
         return f"one leaf {describe_leaf(tree)}"
     return f"a {type(tree).__name__} of {len(leaves)} leaves"
 
@@ -78,7 +78,7 @@ def _structure_error(call: Any, what: str, tree: Any, like_what: str, like: Any)
     paths, like_paths = leaf_paths(tree), leaf_paths(like)
     missing = sorted(set(like_paths) - set(paths))
     extra = sorted(set(paths) - set(like_paths))
-    one_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(tree))
+    one_leaf = len(paths) == 1 and jax.tree_util.treedef_is_leaf(jax.tree.structure(tree))
     got, cause = describe(tree), f"{what} and {like_what} come from different trees"
     fix = f"give {what} made from the same tree as {like_what}"
     if one_leaf and like_paths != [""]:

@@ -94,8 +94,6 @@ def advance_parts(parts: Mapping[str, Leaves]) -> Callable[[Any], Any]:
     """Advances the states of parts, which a state holds under their names; a part may have none."""
 
     def advance(state: Any) -> Any:
-        if state is None:
-            return None
         held = state if isinstance(state, dict) else state._asdict()
         new = {name: part.advance(held[name]) for name, part in parts.items() if held[name] is not None}
         return {**state, **new} if isinstance(state, dict) else state._replace(**new)

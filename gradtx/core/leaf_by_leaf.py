@@ -63,7 +63,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         flat, treedef = jax.tree.flatten(updates)
         pairs = leaves.resolve(updates if params is None else params)
         try:
-            states = split(leaves.advance(state), treedef)
+            states = split(None if state is None else leaves.advance(state), treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.StructureError(

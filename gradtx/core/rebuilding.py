@@ -72,9 +72,7 @@ def rebuilt(
                 made[like] = like if like in (PASS, ZERO) else both
         return [made[like] for like in pairs]
 
-    def advance_all(state: Any) -> Any:
-        if state is None:
-            return None
+    def advance_all(state: TunableState) -> TunableState:
         state = advance(state)
         leaves = _built(build, state.hyperparameters, state.scheduled).leaves
         assert leaves is not None
