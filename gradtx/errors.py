@@ -33,12 +33,19 @@ class GradtxError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, call: Any, *, expected: str, got: Any, cause: str, fix: str, at: str | None = None):
-        self.call, self.expected, self.got, self.at, self.cause, self.fix = str(call), expected, str(got), at, cause, fix
+        self.call, self.expected, self.got, self.at, self.cause, self.fix = (
+            str(call),
+            expected,
+            str(got),
+            at,
+            cause,
+            fix,
+        )
         where = "" if at is None else f" at {at}"
         super().__init__(f"{call}: {expected}, got {got}{where}. {cause}; {fix}. [{self.code}]")
 
     def __reduce__(self):
-        return functools.partial(self._again, self.call, self.expected, self.at), ()
+        return _unpickled, (type(self), self.call, self.expected, self.got, self.at, self.cause, self.fix)
 
     def _again(self, call: str, expected: str, at: str | None) -> "GradtxError":
         return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=at)
@@ -51,6 +58,10 @@ class GradtxError(Exception):
         """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
         inside = "" if self.call in (str(call), "update") else f" (in {self.call})"
         return self._again(str(call), self.expected + inside, self.at)
+
+
+def _unpickled(kind: type, call: str, expected: str, got: str, at: str | None, cause: str, fix: str) -> GradtxError:
+    return kind(call, expected=expected, got=got, at=at, cause=cause, fix=fix)
 
 
 class ArgumentTypeError(GradtxError, TypeError):
@@ -197,7 +208,7 @@ class Call(NamedTuple):
 
 
 def show(value: Any) -> str:
-    """A value short enough for a message: numbers and strings whole, arrays by dtype and shape, the rest by its call."""
+    """A value short enough for a message: numbers and text whole, arrays by dtype and shape, the rest by its call."""
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     for made in (value, getattr(value, "update", None), value[0] if isinstance(value, tuple) and value else None):
@@ -205,7 +216,9 @@ def show(value: Any) -> str:
         if call is not None:
             return str(call)
     if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields"):
-        shown = [f"{key!r}: {show(item)}" for key, item in value.items()] if isinstance(value, dict) else map(show, value)
+        shown = (
+            [f"{key!r}: {show(item)}" for key, item in value.items()] if isinstance(value, dict) else map(show, value)
+        )
         text = ", ".join(shown)
         left, right = "{}" if isinstance(value, dict) else "[]" if isinstance(value, list) else "()"
         return f"{left}{text}{right}" if len(text) <= 60 else f"a {type(value).__name__} of {len(value)} entries"
@@ -285,11 +298,13 @@ def is_schedule(constructor: Callable[..., Any], name: str, value: Any) -> bool:
     """Whether ``value`` is a schedule given for a number of ``constructor``."""
     if not callable(value) or isinstance(value, jax.Array):
         return False
-    return any(isinstance(constraint, Interval) and constraint.schedule for constraint in _constraints(constructor, name))
+    return any(
+        isinstance(constraint, Interval) and constraint.schedule for constraint in _constraints(constructor, name)
+    )
 
 
 def takes_number(constructor: Callable[..., Any], name: str, value: Any) -> bool:
-    """Whether ``value`` is a real number that ``constructor`` computes with, by its annotation or, without one, by type."""
+    """Whether ``constructor`` computes with the real number ``value``, by its annotation or, without one, by type."""
     constraints = _constraints(constructor, name)
     if isinstance(value, bool | np.bool_) or any(isinstance(constraint, Whole) for constraint in constraints):
         return False

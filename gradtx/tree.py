@@ -82,7 +82,10 @@ def _structure_error(call: Any, what: str, tree: Any, like_what: str, like: Any)
     got, cause = describe(tree), f"{what} and {like_what} come from different trees"
     fix = f"give {what} made from the same tree as {like_what}"
     if one_leaf and like_paths != [""]:
-        cause, fix = "did you differentiate with respect to the batch?", "use jax.grad(loss, argnums=0) with params first"
+        cause, fix = (
+            "did you differentiate with respect to the batch?",
+            "use jax.grad(loss, argnums=0) with params first",
+        )
     elif missing or extra:
         lacks = [f"without {_few(missing)}"] if missing else []
         adds = [f"with {_few(extra)}"] if extra else []
@@ -113,7 +116,9 @@ def _first_container_difference(tree: Any, like: Any, path: str = "") -> tuple[s
     return path, (str(jax.tree.structure(tree)), str(jax.tree.structure(like)))
 
 
-def broadcast_prefix(prefix: Any, tree: Any, call: Any, what: str, is_leaf: Callable[[Any], bool] | None = None) -> list:
+def broadcast_prefix(
+    prefix: Any, tree: Any, call: Any, what: str, is_leaf: Callable[[Any], bool] | None = None
+) -> list:
     """The value of ``prefix`` for each leaf of ``tree``: a prefix's leaf stands for everything below it."""
     values: list[Any] = []
     try:

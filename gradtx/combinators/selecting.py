@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from gradtx import errors
 from gradtx.core import (
@@ -227,15 +228,16 @@ def _selected(where: Where, tree: Any, call: str, what: str = "where") -> list[b
             fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where.search(path)) for path in paths
         ]
         if paths and not any(hits):
+            pattern = where if isinstance(where, str) else where.pattern
             raise errors.SelectionError(
-                call, expected="a pattern that matches some leaf", got=repr(where if isinstance(where, str) else where.pattern),
+                call, expected="a pattern that matches some leaf", got=repr(pattern),
                 cause=f"the paths are {', '.join(map(repr, paths[:4]))}{', ...' if len(paths) > 4 else ''}",
                 fix="write e.g. '*kernel' or 'block/*'",
             )  # fmt: skip
         return hits
     values = _values(where, tree, call, what)
     for index, value in enumerate(values):
-        if not isinstance(value, bool) and getattr(value, "dtype", None) != bool:
+        if not isinstance(value, bool | np.bool_):
             raise errors.SelectionError(
                 call, expected="True or False for every leaf", got=errors.show(value),
                 at=repr(leaf_paths(tree)[index]), cause="a mask tells which leaves, not how much",
@@ -246,9 +248,9 @@ def _selected(where: Where, tree: Any, call: str, what: str = "where") -> list[b
 
 def _values(given: Any, tree: Any, call: str, what: str) -> list[Any]:
     """The value for each leaf: from a predicate, from a function of the tree, or from a (prefix) tree."""
-    is_tree_of_bools = not callable(given) or bool(jax.tree.leaves(given)) and all(
+    is_tree_of_bools = not callable(given) or (bool(jax.tree.leaves(given)) and all(
         isinstance(leaf, bool) for leaf in jax.tree.leaves(given)
-    )  # fmt: skip
+    ))  # fmt: skip
     if not is_tree_of_bools:
         arguments = [
             p for p in inspect.signature(given).parameters.values()

@@ -47,7 +47,7 @@ def tunable(constructor: Callable[..., GradientTransformation], **hyperparameter
 
 
 def hyperparameters(state: Any) -> dict[str, jax.Array]:
-    """The values in force in a state: those that :func:`tunable` keeps and those that schedules gave at the last update.
+    """The values in force in a state: those that :func:`tunable` keeps, and those of schedules at the last update.
 
     Looks into any container of states (a chain's, a ``TrainState``, Optax's). A name that occurs more than once is
     written with the path of its part, ``ema/decay``.

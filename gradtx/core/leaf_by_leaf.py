@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
-from gradtx.core.roles import cast_like, merge, split
+from gradtx.core.roles import cast_like, merge, shared, split, with_shared
 from gradtx.tree import describe, is_inexact, leaf_paths, widen
 
 
@@ -31,9 +31,9 @@ class Pair(NamedTuple):
 class Leaves(NamedTuple):
     """What runs leaf by leaf.
 
-    ``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object. ``advance(state)``, called
-    once before the leaves, takes the state of the whole tree to the next step in all that the leaves share (counters,
-    schedules, weights), so that nothing scalar is computed once for each leaf.
+    ``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object. ``advance(state)`` is
+    called once before the leaves and takes what they share (counters, schedules, weights) to the next step, so that no
+    scalar is computed once for each leaf. It sees ``None`` for the fields that are like the parameters.
     """
 
     resolve: Callable[[Any], list[Pair]]
@@ -51,6 +51,9 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
     """The functions of whole trees that run ``leaves`` on each leaf."""
     steps: dict[Pair, Callable[..., Any]] = {}
 
+    def advance(state: Any) -> Any:
+        return state if state is None else cast_like(leaves.advance(state), state)
+
     def init(params: Any) -> Any:
         flat, treedef = jax.tree.flatten(params)
         states = []
@@ -63,8 +66,11 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         flat, treedef = jax.tree.flatten(updates)
         pairs = leaves.resolve(updates if params is None else params)
         try:
-            states = split(None if state is None else leaves.advance(state), treedef)
+            state = with_shared(state, jax.jit(advance)(shared(state)))
+            states = split(state, treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
+        except errors.GradtxError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.StructureError(
                 "update",

@@ -85,6 +85,24 @@ def map_fields(function: Callable[[str, Role, Any], Any], state: Any, path: str 
     return type(state)(*fields)
 
 
+def shared(state: Any) -> Any:
+    """What all leaves of a state share, with ``None`` for the fields that are like the parameters."""
+    return map_fields(lambda path, role, value: None if role.like_params else value, state)
+
+
+def with_shared(state: Any, new: Any) -> Any:
+    """``state`` with the shared fields of ``new``: the inverse of :func:`shared`."""
+    if state is None:
+        return None
+    if isinstance(state, dict):
+        return {name: with_shared(value, new[name]) for name, value in state.items()}
+    fields = []
+    for name, role in roles(type(state)).items():
+        old, field = getattr(state, name), getattr(new, name)
+        fields.append(with_shared(old, field) if role.kind == "nested" else old if role.like_params else field)
+    return type(state)(*fields)
+
+
 def cast_like(state: Any, old: Any) -> Any:
     """``state`` in the dtypes of ``old`` and never weakly typed: what makes a state's type a fixpoint.
 

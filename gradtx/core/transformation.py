@@ -72,8 +72,8 @@ def transformation(
     With ``locality="elementwise"`` or ``"leaf"`` the constructor's ``init(param)`` and ``update(update, state, param)``
     are written for one array, with ``"tree"`` for whole trees. Where the leaves share a part of the state (a counter),
     the constructor may return a third function, ``advance(state) -> state``, which takes that part to the next step
-    once, before ``update`` sees it; ``update`` then leaves it alone. Without a locality the constructor is a composition of
-    other transformations and takes theirs. ``real=True`` refuses complex leaves.
+    once, before ``update`` sees it; ``update`` then leaves it alone. Without a locality the constructor is a
+    composition of other transformations and takes theirs. ``real=True`` refuses complex leaves.
 
     Numbers that the annotations let be schedules may be given as such: the transformation is then rebuilt at every
     update with the value of that step, kept in a :class:`TunableState`. Updates and parameters reach a constructor's
@@ -97,7 +97,7 @@ def _decorate(
             build = functools.partial(_call_with, construct, call)
             return public(dataclasses.replace(rebuilt(build, {}, schedules), call=call, name=call.name))
         made = constructor(*call.positional, **call.keywords)
-        if locality is None or isinstance(made, GradientTransformation) and hasattr(made.update, "__gradtx__"):
+        if locality is None or (isinstance(made, GradientTransformation) and hasattr(made.update, "__gradtx__")):
             return public(dataclasses.replace(record_of(made), call=call, name=call.name))
         return public(_primitive(made, call, locality, real))
 

@@ -38,9 +38,9 @@ def softmax_cross_entropy(
 
         -log p_c = log1p(sum_{k != m} exp(z_k - z_m)) + (z_m - z_c)
 
-    so loss and gradient keep their relative precision where ``p_y`` is within 1e-30 of 0 or of 1, and are finite for every
-    finite logit (except a loss above the largest float, which is inf). A logit of -inf is a class of probability zero: it adds
-    nothing where its label weight is zero, and makes the loss inf where it is not.
+    so loss and gradient keep their relative precision where ``p_y`` is within 1e-30 of 0 or of 1, and are finite for
+    every finite logit (except a loss above the largest float, which is inf). A logit of -inf is a class of probability
+    zero: it adds nothing where its label weight is zero, and makes the loss inf where it is not.
 
     An integer label outside ``[0, classes)`` gives NaN for its example: it is neither clipped nor counted from the end.
     ``jnp.where(valid, loss, 0)`` afterwards still has the right gradient. Labels are data, so no error can be raised.
@@ -48,6 +48,11 @@ def softmax_cross_entropy(
     Raises:
         DtypeError: Logits that are not floating, labels or ``where`` of a dtype that fits neither form.
         ShapeError: Labels or ``where`` that have neither shape, or no class at all.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx.losses import softmax_cross_entropy
+    >>> softmax_cross_entropy(jnp.array([[0.0, 0.0], [200.0, 0.0]]), jnp.array([1, 1])).tolist()
+    [0.6931471824645996, 200.0]
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     axis = _class_axis(logits, labels, axis)
@@ -99,7 +104,7 @@ def _surprise(z: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
 
 @_surprise.defjvp
 def _(axis: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, Any]) -> tuple[jax.Array, jax.Array]:
-    """``d loss/dz_c = p_c``, and ``p_y - 1 = expm1(-loss)`` for the label: a difference is zero from a loss of 6e-8 on."""
+    """``d loss/dz_c = p_c``, and ``p_y - 1 = expm1(-loss)`` for the label: the difference is 0 below a loss of 6e-8."""
     (z, labels), (dz, _) = primals, tangents
     loss = _surprise(z, labels, axis)
     p = jnp.exp(z - jnp.expand_dims(_log_sum_exp(z, axis), axis))

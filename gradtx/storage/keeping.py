@@ -133,6 +133,6 @@ def _check_role(call: str, layout: Layout, path: str, role: Role) -> None:
     reason = layout.refuses(role) if role.like_params else None
     if reason:
         raise errors.LayoutError(
-            call, expected=f"fields that the layout can keep, and {reason}", got=f"{role.kind} numbers", at=repr(path),
-            cause="the layout is too narrow for this field", fix="use storage.cast(jnp.bfloat16, rounding='stochastic')",
+            call, expected="fields that the layout can keep", got=f"{role.kind} numbers", at=repr(path),
+            cause=reason, fix="write storage.cast(jnp.bfloat16, rounding='stochastic')",
         )  # fmt: skip

@@ -41,6 +41,11 @@ def batches(
     Raises:
         BatchError: Arrays of different lengths, no example, or no full batch with ``drop_last``.
         ArgumentTypeError, ArgumentRangeError: Another argument of the wrong kind or size.
+
+    >>> import numpy as np
+    >>> from gradtx.training import batches
+    >>> [batch["x"].tolist() for batch in batches({"x": np.arange(5)}, 2)]
+    [[0, 1], [2, 3], [4]]
     """
     call = f"batches({show(data)}, {batch_size})"
     leaves, structure = jax.tree.flatten(data)

@@ -1,4 +1,4 @@
-"""Random keys: typed or raw where a user gives one, raw data where a state keeps one, typed where a function gets one."""
+"""Random keys: typed or raw where a user gives one, raw words in a state, typed where a function gets one."""
 
 from typing import Any
 

@@ -112,7 +112,8 @@ def _parts(returned: Any, call: str) -> tuple[jax.Array, Any, Mapping[str, Any]]
         raise _misfit(call, f"(scalar, {_show(rest)})", "model state or metrics are missing")
     model_state, metrics = rest
     if not isinstance(metrics, Mapping):
-        raise _misfit(call, f"metrics that are {_show(metrics)}", "metrics are a dict, and come after the model state")
+        got = f"metrics that are {_show(metrics)}"
+        raise _misfit(call, got, "metrics are a dict, and come after the model state")
     return jnp.asarray(value), model_state, metrics
 
 
@@ -125,7 +126,7 @@ def _scalars(metrics: Mapping[str, Any], reserved: frozenset[str], call: str) ->
                 call, f"a metric named {name!r}", "the step reports this one itself", f"rename or drop {name!r}"
             )
         if not isinstance(name, str) or not isinstance(value, _NUMBER) or np.shape(value) != ():
-            raise _misfit(call, f"{_show(value)} for metric {name!r}", "a metric is one number per batch, in a flat dict",
+            raise _misfit(call, f"{_show(value)} for metric {name!r}", "a metric is one number, in a flat dict",
                          f"write {{{name!r}: jnp.mean(value)}}")  # fmt: skip
         dtype = jnp.result_type(value)
         if jnp.issubdtype(dtype, jnp.complexfloating):

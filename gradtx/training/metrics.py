@@ -20,9 +20,13 @@ def mean_metrics(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Raises:
         BatchError: No batch at all.
         StructureError: The batches do not have the same metrics, or no ``examples``.
+
+    >>> from gradtx.training import mean_metrics
+    >>> mean_metrics([{"loss": 1.0, "examples": 3}, {"loss": 5.0, "examples": 1}])
+    {'loss': 2.0, 'examples': 4.0}
     """
-    rows = jax.device_get([dict(row) for row in history])
-    if not rows:
+    given = [dict(row) for row in history]
+    if not given:
         raise BatchError(
             "mean_metrics(history)",
             expected="the metrics of at least one batch",
@@ -30,8 +34,8 @@ def mean_metrics(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             cause="the loop did not run, or the iterator was used up by an earlier call",
             fix="write history = [step(state, batch) for batch in batches(data, batch_size)]",
         )
-    names = set(rows[0]) | {"examples"}
-    for index, row in enumerate(rows):
+    names = set(given[0]) | {"examples"}
+    for index, row in enumerate(given):
         if set(row) != names:
             raise StructureError(
                 "mean_metrics(history)",
@@ -41,10 +45,11 @@ def mean_metrics(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
                 cause="metrics of two different steps were mixed, or made by hand without their number of examples",
                 fix="write mean_metrics([eval_step(state, batch) for batch in batches(data, batch_size)])",
             )
+    rows = jax.device_get(given)
     weights = np.asarray([row["examples"] for row in rows], np.float64)
     kept, total = weights != 0, float(weights.sum())
     means = {"examples": total}
-    for name in rows[0].keys() - {"examples"}:
+    for name in names - {"examples"}:
         values = np.asarray([row[name] for row in rows], np.float64)
         means[name] = float(np.sum(weights[kept] * values[kept]) / total) if total else float("nan")
-    return {name: means[name] for name in rows[0]}
+    return {name: means[name] for name in given[0]}

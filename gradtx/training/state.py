@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx.core import first_step
 from gradtx.errors import ArgumentTypeError, DtypeError, show
@@ -33,7 +35,8 @@ class TrainState(NamedTuple):
 def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = None) -> TrainState:
     """The state before the first step: ``step = 0``, ``opt_state = tx.init(params)``.
 
-    Everything is copied (shardings stay), so a step that donates its state never takes the caller's own arrays.
+    Everything is copied, so a step that donates its state never takes the caller's own arrays. Shardings stay; beside
+    parameters on a mesh, what was not put anywhere is replicated over it.
 
     Args:
         params: Any tree of arrays (Flax: ``variables["params"]``).
@@ -50,7 +53,7 @@ def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = Non
     words = key_data(key, call)
     params, model_state = _copies(params, "params", call), _copies(model_state, "model_state", call)
     init, _ = tx
-    return TrainState(first_step(), params, _apart(init(params), params), model_state, words)
+    return _on_one_mesh(TrainState(first_step(), params, _apart(init(params), params), model_state, words))
 
 
 def check_transformation(tx: Any, call: str) -> None:
@@ -76,7 +79,7 @@ def _copies(tree: Any, name: str, call: str) -> Any:
                 got=f"{type(leaf).__name__} {show(leaf)}",
                 at=repr(path_name(path)),
                 cause="a whole model was passed, with its functions and names",
-                fix="pass its arrays alone (Flax: variables['params']; Equinox: eqx.filter(model, eqx.is_inexact_array))",
+                fix="pass its arrays: variables['params'] (Flax), eqx.filter(model, eqx.is_inexact_array) (Equinox)",
             )
         return jnp.array(leaf, dtype=jnp.result_type(leaf))
 
@@ -95,3 +98,14 @@ def _apart(opt_state: Any, params: Any) -> Any:
         return jnp.array(leaf) if shared else leaf
 
     return jax.tree.map(separate, opt_state)
+
+
+def _on_one_mesh(state: TrainState) -> TrainState:
+    """The state as the step will return it: left on one device, counters and keys would compile the step twice."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    meshes = [leaf.sharding.mesh for leaf in leaves if leaf.committed and isinstance(leaf.sharding, NamedSharding)]
+    if not meshes:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+    loose = {id(leaf) for leaf in leaves if not leaf.committed}
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if id(leaf) in loose else leaf, state)

@@ -37,7 +37,7 @@ def scale_by_rms(
 def scale_by_adam(
     b1: errors.Decay = 0.9, b2: errors.Decay = 0.999, eps: errors.Epsilon = 1e-8, eps_root: errors.Epsilon = 0.0
 ) -> GradientTransformation:
-    """``u = m^ / (sqrt(v^ + eps_root) + eps)`` with the corrected moving averages ``m^`` of ``g`` and ``v^`` of ``g^2``.
+    """``u = m^ / (sqrt(v^ + eps_root) + eps)``, ``m^`` and ``v^`` the corrected moving averages of ``g`` and ``g^2``.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
     """

@@ -63,9 +63,7 @@ class MeanSquareState(NamedTuple):
 
 
 @transformation(locality="elementwise")
-def mean_square(
-    decay: errors.Decay | None = None, *, initial_value: errors.NonNegativeNumber = 0.0
-) -> Functions:
+def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonNegativeNumber = 0.0) -> Functions:
     """Mean of squares, ``u = v``, with ``|g|^2`` for complex ``g``.
 
     With a decay, the moving average ``v <- decay * v + (1 - decay) * g^2`` from ``v = initial_value``; without one, the

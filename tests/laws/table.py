@@ -158,7 +158,7 @@ UNITS = (
     Unit("partition", gradtx.partition, {},
          ({"a": gradtx.adam(1e-3), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "a" if path == "w" else "b")),
     Unit("partition of whole trees", gradtx.partition, {},
-         ({"a": gradtx.clip_by_global_norm(1.0), "b": gradtx.ema(0.9)}, lambda path, leaf: "a" if path == "w" else "b")),
+         ({"a": gradtx.clip_by_global_norm(1.0), "b": gradtx.ema(0.9)}, lambda path, leaf: "ba"[path == "w"])),
     Unit("only", gradtx.only, {"where": "[!s]*"}, (gradtx.adam(1e-3),)),
     Unit("only, a whole tree", gradtx.only, {"where": lambda path, leaf: path != "s"},
          (gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.ema(0.9)),)),

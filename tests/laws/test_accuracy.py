@@ -66,7 +66,7 @@ def without_cancellation(unit: Unit, state: dict, grads: np.ndarray, weights: np
 
 
 def in_units(actual: Any, exact: np.ndarray, *terms: np.ndarray) -> float:
-    """The largest error in units in the last place of the largest term; what underflows may be a smallest normal off."""
+    """The largest error in units in the last place of the largest term; underflow may cost a smallest normal."""
     largest = functools.reduce(np.maximum, [np.abs(np.broadcast_to(term, exact.shape)) for term in (exact, *terms)])
     spacing = np.spacing(np.maximum(largest, TINY).astype(np.float32)).astype(np.float64)
     error = np.abs(np.asarray(actual, np.float64) - exact)

@@ -293,6 +293,10 @@ def test_a_state_can_be_donated_with_its_parameters(unit):
 # Law 10
 
 
+def set_one(state, name, number):
+    return gradtx.set_hyperparameters(state, **{name: number})
+
+
 @every_unit
 def test_a_tunable_number_is_data(unit):
     for name, value in unit.numbers.items():
@@ -318,9 +322,9 @@ def test_a_tunable_number_is_data(unit):
             expected, _ = constant.update(grads, constant.init(params()), params())
             assert_close(step(grads, changed, params())[0], expected)
         assert traces == 1
-        both = jax.vmap(lambda number, tx=tx, state=state, name=name: tx.update(
-            grads, gradtx.set_hyperparameters(state, **{name: number}), params())[0])  # fmt: skip
-        assert_close(jax.tree.map(lambda leaf: leaf[1], both(jnp.float32([value, other]))), expected)
+        states = jax.vmap(functools.partial(set_one, state, name))(jnp.float32([value, other]))
+        both, _ = jax.vmap(tx.update, in_axes=(None, 0, None))(grads, states, params())
+        assert_close(jax.tree.map(lambda leaf: leaf[1], both), expected)
 
 
 # Law 11

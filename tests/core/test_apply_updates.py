@@ -1,0 +1,120 @@
+"""Adding updates to parameters: one rounding, saturating, to nearest or stochastically."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradtx
+from gradtx import errors
+from gradtx.rounding import round_to
+
+NARROW = (jnp.float16, jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2)
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def neighbours(x: float, dtype) -> tuple[float, float]:
+    """The numbers of ``dtype`` just below and above ``x`` (both ``x`` where it is one of them), by enumeration."""
+    width = jnp.finfo(dtype).bits
+    with np.errstate(invalid="ignore"):  # the signalling NaN among the patterns
+        everything = np.arange(2**width, dtype=f"uint{width}").view(np.dtype(dtype)).astype(np.float64)
+    finite = np.sort(everything[np.isfinite(everything)])
+    x = float(np.clip(x, finite[0], finite[-1]))
+    return float(finite[finite <= x][-1]), float(finite[finite >= x][0])
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: dtype.__name__)
+@given(x=floats)
+@settings(max_examples=60, deadline=None)
+def test_nearest_rounding_saturates_and_is_a_neighbour(dtype, x):
+    below, above = neighbours(x, dtype)
+    rounded = float(round_to(jnp.float32(x), dtype))
+    if abs(x) >= float(jnp.finfo(jnp.float32).tiny) or x == 0:  # a CPU flushes smaller ones to zero
+        assert rounded in (below, above)
+        assert abs(rounded - x) <= max(min(x - below, above - x), 0) or (rounded in (below, above) and below == above)
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: dtype.__name__)
+@given(x=floats, seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_stochastic_rounding_goes_to_a_neighbour(dtype, x, seed):
+    if 0 < abs(x) < float(jnp.finfo(jnp.float32).tiny):
+        return  # flushed to zero on a CPU
+    rounded = float(round_to(jnp.float32(x), dtype, "stochastic", jax.random.key(seed)))
+    assert rounded in neighbours(x, dtype)
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("x", [1.03, -0.7, 3e-3, 1e-6, 0.0, -1.0])
+def test_stochastic_rounding_is_right_on_average(dtype, x):
+    count = 40_000
+    below, above = neighbours(x, dtype)
+    rounded = np.asarray(round_to(jnp.full(count, x, jnp.float32), dtype, "stochastic", jax.random.key(0)), np.float64)
+    deviation = (above - below) / 2 / np.sqrt(count)
+    assert abs(rounded.mean() - float(np.float32(x))) <= 5 * deviation + 1e-12
+
+
+def test_a_finite_update_saturates_and_infinities_and_nan_stay_visible():
+    largest = {dtype: float(jnp.finfo(dtype).max) for dtype in (jnp.float16, jnp.bfloat16, jnp.float32)}
+    for dtype, top in largest.items():
+        params = jnp.asarray([top, -top, 1.0, 1.0, 1.0], dtype)
+        updates = jnp.asarray([3e38, -3e38, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+        after = np.asarray(gradtx.apply_updates(params, updates), np.float64)
+        np.testing.assert_array_equal(after, [top, -top, np.inf, -np.inf, np.nan])
+
+
+def test_a_small_update_of_bfloat16_is_lost_to_nearest_and_kept_on_average_stochastically():
+    nearest, params = jnp.ones(4096, jnp.bfloat16), jnp.ones(4096, jnp.bfloat16)
+    update = jnp.full(4096, -1e-3, jnp.float32)
+    for step in range(100):
+        nearest = gradtx.apply_updates(nearest, update)
+        key = jax.random.fold_in(jax.random.key(0), step)
+        params = gradtx.apply_updates(params, update, rounding="stochastic", key=key)
+    assert np.all(np.asarray(nearest, np.float32) == 1.0)
+    assert abs(np.asarray(params, np.float32).mean() - 0.9) < 2e-3
+
+
+def test_equal_leaves_round_differently_and_reproducibly():
+    params = {"a": jnp.ones(64, jnp.bfloat16), "b": jnp.ones(64, jnp.bfloat16)}
+    updates = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3), params)
+    first, again = (
+        gradtx.apply_updates(params, updates, rounding="stochastic", key=jax.random.key(1)) for _ in range(2)
+    )
+    assert not np.array_equal(first["a"], first["b"])
+    assert np.array_equal(first["a"], again["a"])
+
+
+def test_the_sum_is_rounded_once():
+    """1 + 2^-9 + 2^-20 is above the middle of two bfloat16 numbers; rounding the update first would lose that."""
+    update = jnp.float32(2.0**-8 + 2.0**-20)
+    assert float(gradtx.apply_updates(jnp.ones((), jnp.bfloat16), update)) == 1.0 + 2.0**-7
+
+
+def test_integer_parameters_take_only_the_zeros_of_a_frozen_leaf():
+    params = {"table": jnp.arange(3), "w": jnp.ones(2)}
+    gradient = jax.grad(lambda p: jnp.sum(p["w"]) * p["table"][0], allow_int=True)(params)
+    tx = gradtx.only(gradtx.sgd(0.5), "w")
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    assert gradtx.apply_updates(params, updates)["table"].tolist() == [0, 1, 2]
+    assert gradtx.apply_updates(params, {**gradient, "w": jnp.ones(2)})["w"].tolist() == [2.0, 2.0]
+    with pytest.raises(errors.DtypeError, match="at 'table'"):
+        gradtx.apply_updates(params, {"table": jnp.ones(3), "w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("updates", "arguments", "error"),
+    [
+        ({"w": jnp.ones(2)}, {"rounding": "stochastic"}, errors.ArgumentTypeError),
+        ({"w": jnp.ones(2)}, {"rounding": "up"}, errors.ArgumentTypeError),
+        ({"w": jnp.ones(2)}, {"key": jax.random.key(0)}, errors.ArgumentTypeError),
+        ({"w": None}, {}, errors.StructureError),
+        ({"w": jnp.ones(3)}, {}, errors.ShapeError),
+        ({"w": jnp.ones(2, jnp.complex64)}, {}, errors.DtypeError),
+    ],
+)
+def test_bad_updates_fail_at_trace_time(updates, arguments, error):
+    with pytest.raises(error) as caught:
+        jax.eval_shape(lambda u: gradtx.apply_updates({"w": jnp.zeros(2)}, u, **arguments), updates)
+    assert str(caught.value).startswith("apply_updates(params, updates)")

@@ -1,0 +1,1 @@
+"""Units held against their papers: slow oracles in float64, and the tests that use them."""
