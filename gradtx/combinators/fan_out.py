@@ -51,11 +51,11 @@ def ratio(
 
 
 def _limit(g: jax.Array) -> jax.Array:
-    """``g`` cut at 2^63 in float32: the square, 2^126, can still be divided by a weight of 1/4."""
+    """A finite ``g`` cut at 2^63 in float32: the square, 2^126, can still be divided by a weight of 1/4."""
     if jnp.iscomplexobj(g):
         return jax.lax.complex(_limit(g.real), _limit(g.imag))
     largest = 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1)
-    return jnp.clip(g, -largest, largest)
+    return jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
 
 
 def _divide(n: jax.Array, d: jax.Array, eps: Any) -> jax.Array:

@@ -66,7 +66,9 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         flat, treedef = jax.tree.flatten(updates)
         pairs = leaves.resolve(updates if params is None else params)
         try:
-            state = with_shared(state, jax.jit(advance)(shared(state)))
+            before = shared(state)
+            if jax.tree.leaves(before):
+                state = with_shared(state, jax.jit(advance)(before))
             states = split(state, treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
         except errors.GradtxError:

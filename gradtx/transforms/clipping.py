@@ -31,8 +31,9 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
     """``u = g * min(1, max_norm / ||g||)`` with the Euclidean norm over all leaves.
 
     Gradients within the limit pass bit for bit, a zero gradient too. The norm takes one pass. Where it overflows
-    float32 (norms above 2^64) each element is cut at 2^64 and that vector scaled so that its norm is at most
-    ``max_norm``: exact for equal elements, otherwise a shorter step of the same signs.
+    float32, above ``2^64``, each of the ``n`` elements is cut at ``2^64 / sqrt(n)`` and the result, whose norm is then at
+    most ``2^64``, scaled by ``max_norm / 2^64``: exact for equal elements, otherwise a shorter step of the same signs.
+    Infinities and NaN stay visible.
 
     Source: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
 
@@ -47,18 +48,14 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
         norm = jnp.sqrt(sum_of_squares(updates))
         size = sum(leaf.size for leaf in jax.tree.leaves(updates))
         overflows = jnp.isinf(norm)
-        factor = jnp.where(
-            overflows,
-            max_norm / (LARGEST_NORM * math.sqrt(max(size, 1))),
-            jnp.where(norm > max_norm, max_norm / norm, 1.0),
-        )
-        bound = jnp.where(overflows, LARGEST_NORM, jnp.inf)
+        factor = jnp.where(norm > max_norm, max_norm / jnp.where(overflows, LARGEST_NORM, norm), 1.0)
+        bound = jnp.where(overflows, LARGEST_NORM / math.sqrt(max(size, 1)), jnp.inf)
         return jax.tree.map(lambda g: _cut(g, bound) * factor, updates)
 
     return stateless(rescale)
 
 
 def _cut(g: jax.Array, bound: jax.Array) -> jax.Array:
-    return (
-        jax.lax.complex(_cut(g.real, bound), _cut(g.imag, bound)) if jnp.iscomplexobj(g) else jnp.clip(g, -bound, bound)
-    )
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(_cut(g.real, bound), _cut(g.imag, bound))
+    return jnp.where(jnp.isfinite(g), jnp.clip(g, -bound, bound), g)

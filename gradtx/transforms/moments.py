@@ -89,7 +89,7 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
 
     def update(update, state):
         weight = _complement(decay) if decay is not None else 1.0 / state.step
-        mean = state.mean_square + weight * (_finite(square(update)) - state.mean_square)
+        mean = state.mean_square + weight * (_finite_square(update) - state.mean_square)
         return mean, state._replace(mean_square=mean)
 
     return init, update, advance
@@ -110,7 +110,8 @@ def sum_of_squares(*, initial_value: errors.NonNegativeNumber = 0.0) -> Gradient
         return SumOfSquaresState(jnp.full_like(param.real, initial_value))
 
     def update(update, state):
-        total = _finite(state.sum_of_squares + _finite(square(update)))
+        new = _finite_square(update)
+        total = jnp.where(jnp.isfinite(new), jnp.minimum(state.sum_of_squares + new, jnp.finfo(new.dtype).max), new)
         return total, SumOfSquaresState(total)
 
     return GradientTransformation(init, update)
@@ -207,6 +208,7 @@ def _log(decay: Any) -> Any:
     return jnp.maximum(jnp.log(jnp.asarray(decay, jnp.float32)), -128.0)
 
 
-def _finite(x: jax.Array) -> jax.Array:
-    """Sums of squares that overflowed, at the largest finite number; NaN stays."""
-    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+def _finite_square(g: jax.Array) -> jax.Array:
+    """``|g|^2``, at the largest finite number where a finite ``g`` would overflow."""
+    squares = square(g)
+    return jnp.where(jnp.isfinite(g), jnp.minimum(squares, jnp.finfo(squares.dtype).max), squares)

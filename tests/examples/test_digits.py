@@ -57,14 +57,13 @@ def test_a_short_run_learns_and_draws_four_panels(digits, tmp_path, capsys):
 
 def test_the_same_seed_gives_the_same_run(digits, folder, tmp_path, capsys):
     runs = []
-    for seed in ("3", "3", "4"):
-        digits.main(
-            ["--data", str(folder), "--epochs", "2", "--batch-size", "32", "--seed", seed, "--out", str(tmp_path)]
-        )
-        runs.append([line for line in capsys.readouterr().out.splitlines() if "training" in line])
-    assert runs[0] == runs[1] != runs[2]
+    for _ in range(2):
+        digits.main(["--data", str(folder), "--epochs", "2", "--batch-size", "32", "--seed", "3", "--out", str(tmp_path)])
+        runs.append([line for line in capsys.readouterr().out.splitlines() if line.startswith(("training", "held"))])
+    assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "amsgrad"])
 def test_every_optimizer_learns_from_idx_files(digits, folder, tmp_path, capsys, optimizer):
     arguments = ["--data", str(folder), "--epochs", "8", "--batch-size", "16", "--out", str(tmp_path)]

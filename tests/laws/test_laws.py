@@ -212,11 +212,14 @@ def exact_steps(unit: Unit, gradient: float, count: int) -> float:
 
 
 @every_unit
-def test_a_nan_stays_visible(unit):
-    grads = gradients(domain=unit.domain) | {"w": jnp.full(SHAPES["w"], jnp.nan)}
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf], ids=str)
+def test_what_is_not_finite_stays_visible(unit, value):
+    bounded = {"set_to_zero"} if np.isnan(value) else {"set_to_zero", "clip", "scale_by_sign"}
+    if unit.name in bounded:
+        return
+    grads = gradients(domain=unit.domain) | {"w": jnp.full(SHAPES["w"], value)}
     updates, _ = jitted(unit)(grads, made(unit).init(params()), params())
-    if unit.name != "set_to_zero":
-        assert np.isnan(np.asarray(updates["w"])).all()
+    assert not np.isfinite(np.asarray(updates["w"])).any()
 
 
 # Law 7
