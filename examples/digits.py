@@ -1,4 +1,4 @@
-"""Trains a small convolutional network on handwritten digits, with an optimizer composed of three parts.
+"""Trains a small convolutional network on handwritten digits, with clipping, a schedule and an optimizer composed.
 
     python examples/digits.py                          the 1,797 images of 8x8 pixels that scikit-learn ships
     python examples/digits.py --data FOLDER            MNIST, or any four IDX files named like it, gzip or not
@@ -25,6 +25,7 @@ try:
     import matplotlib.pyplot as plt
     import sklearn.datasets
     import sklearn.model_selection
+    from matplotlib import ticker
     from tqdm import tqdm
 except ImportError as error:
     sys.exit(f"digits.py: {error.name} is missing; write pip install gradtx[examples]")
@@ -39,7 +40,7 @@ SPLIT_SEED = 0  # which fifth of the bundled digits is held out; --seed does not
 WARM_UP = 0.1  # fraction of all steps in which the learning rate rises; then a half cosine down to 0
 MAX_NORM = 1.0  # gradients longer than this are shortened to it
 
-# A recipe, its usual learning rate, and what follows from it for this network.
+# A recipe, and the highest learning rate of its schedule.
 OPTIMIZERS = {
     "sgd": (gradtx.sgd, 0.1),
     "momentum": (lambda rate: gradtx.sgd(rate, momentum=0.9, nesterov=True), 0.03),
@@ -58,9 +59,8 @@ class ConvNet(nn.Module):
     def __call__(self, images, train):
         x = images[..., None]
         for depth, width in enumerate(WIDTHS):
-            stride = (
-                2 if depth == 0 and x.shape[1] > 16 else 1
-            )  # 28x28 at full resolution would take four times as long
+            # All of 28x28 would take four times as long as every second row and column.
+            stride = 2 if depth == 0 and x.shape[1] > 16 else 1
             x = nn.Conv(width, (3, 3), strides=stride, use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
             if depth == 1:
@@ -163,7 +163,8 @@ def draw(path, epochs, rates, norms):
     norm.set(xlabel="step", ylabel="gradient norm (nats per unit)")
     norm.legend()
     norm.yaxis.set_major_formatter("{x:g}")
-    norm.yaxis.set_minor_formatter("{x:g}")
+    norm.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    norm.minorticks_off()
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate"), (norm, "Gradient norm")):
         axes.set_title(title)
         axes.grid(alpha=0.3)

@@ -274,6 +274,17 @@ def bind(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return call
 
 
+def checked_call(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function: arguments checked at every call."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bind(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def checked(constructor: Callable[P, R]) -> Callable[P, R]:
     """Decorates a function that returns a function: arguments checked, and equal arguments give the same object."""
     made: Callable[..., R] = functools.lru_cache(maxsize=4096, typed=True)(constructor)

@@ -136,7 +136,7 @@ def broadcast_prefix(
     return values
 
 
-def sum_of_squares(tree: Any) -> jax.Array:
+def squared_norm(tree: Any) -> jax.Array:
     """``sum |x|^2`` over all leaves, in at least float32; 0 for an empty tree."""
     total = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):

@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
 def test_the_sdist_holds_no_tests(built):
     in_sdist, _, _ = built
     assert {name.split("/")[0] for name in in_sdist} == {
-        *("gradtx", "pyproject.toml", "PKG-INFO", "LICENSE", "CHANGELOG.md", ".gitignore")
+        *("gradtx", "pyproject.toml", "PKG-INFO", "LICENSE", "README.md", "CHANGELOG.md", ".gitignore")
     }
 
 

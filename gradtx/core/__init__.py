@@ -27,8 +27,9 @@ conjugate, so hand ``jax.tree.map(jnp.conj, grads)`` to ``update``.
 
 from gradtx.core.apply import apply_updates
 from gradtx.core.composition import advance_parts, combine_leaves, compose, join, widest
+from gradtx.core.decorator import Functions, stateless, transformation
 from gradtx.core.edge import STANDARD_SIGNALS, public
-from gradtx.core.leaf_by_leaf import PASS, ZERO, Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
 from gradtx.core.rebuilding import TunableState, rebuilt
 from gradtx.core.record import GradientTransformation, Record, record_of
 from gradtx.core.roles import (
@@ -46,7 +47,6 @@ from gradtx.core.roles import (
     map_fields,
     next_step,
 )
-from gradtx.core.transformation import Functions, stateless, transformation
 
 __all__ = [
     "PASS",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from gradtx.core.edge import public
-from gradtx.core.leaf_by_leaf import Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf
 from gradtx.core.record import GradientTransformation, Locality, Record
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
-from gradtx.core.leaf_by_leaf import PASS, ZERO, Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
 from gradtx.core.record import GradientTransformation, Record, record_of
 from gradtx.core.roles import Counter, Hyperparameter, Nested, first_step, next_step
 from gradtx.tree import is_array

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from gradtx import errors
-from gradtx.core.leaf_by_leaf import Leaves, Pair
+from gradtx.core.leafwise import Leaves, Pair
 from gradtx.tree import widen
 
 Locality = Literal["elementwise", "leaf", "tree"]

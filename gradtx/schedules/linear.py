@@ -15,7 +15,7 @@ def linear_schedule(
 ) -> Schedule:
     """``f(t) = (1 - x) init_value + x end_value`` with ``x = (t - transition_begin) / transition_steps`` within [0, 1].
 
-    Both ends are exact; between them the error is at most 2 ULP of the larger term.
+    Both ends are exact; between them the error is at most 3 ULP of the larger term, for up to 16 million steps.
 
     Args:
         init_value: Value until step ``transition_begin``.

@@ -8,12 +8,20 @@
 Each part works alone, and the state is a plain tuple.
 """
 
-from gradtx.training.batches import batches as batches
-from gradtx.training.batches import batches_per_epoch as batches_per_epoch
-from gradtx.training.loss_form import from_plain as from_plain
-from gradtx.training.metrics import mean_metrics as mean_metrics
-from gradtx.training.state import TrainState as TrainState
-from gradtx.training.state import create_train_state as create_train_state
-from gradtx.training.step import NonFiniteLossWarning as NonFiniteLossWarning
-from gradtx.training.step import make_eval_step as make_eval_step
-from gradtx.training.step import make_train_step as make_train_step
+from gradtx.training.batching import batches, batches_per_epoch
+from gradtx.training.loss_form import from_plain
+from gradtx.training.metrics import mean_metrics
+from gradtx.training.state import TrainState, create_train_state
+from gradtx.training.step import NonFiniteLossWarning, make_eval_step, make_train_step
+
+__all__ = [
+    "NonFiniteLossWarning",
+    "TrainState",
+    "batches",
+    "batches_per_epoch",
+    "create_train_state",
+    "from_plain",
+    "make_eval_step",
+    "make_train_step",
+    "mean_metrics",
+]

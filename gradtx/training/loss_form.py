@@ -11,8 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx.errors import ArgumentTypeError, BatchError, DtypeError, LossFormError, ShapeError, StructureError, show
-from gradtx.training.calls import checked_call
+from gradtx.errors import (
+    ArgumentTypeError,
+    BatchError,
+    DtypeError,
+    LossFormError,
+    ShapeError,
+    StructureError,
+    checked_call,
+    show,
+)
 from gradtx.tree import path_name
 
 FORM = "loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))"

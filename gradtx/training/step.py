@@ -13,12 +13,11 @@ import numpy as np
 from jax.core import Tracer
 
 from gradtx.core import apply_updates, next_step
-from gradtx.errors import ArgumentTypeError, show
-from gradtx.training.calls import checked_call
+from gradtx.errors import ArgumentTypeError, checked_call, show
 from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.state import TrainState, check_transformation
-from gradtx.tree import is_inexact, path_name, sum_of_squares
+from gradtx.tree import is_inexact, path_name, squared_norm
 
 Metrics = dict[str, jax.Array]
 
@@ -114,7 +113,7 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
         new_params = apply_updates(params, updates)
         metrics = _complete(value, metrics, batch)
         if gradient_norm:
-            norm = jnp.sqrt(sum_of_squares(list(filter(is_inexact, jax.tree.leaves(grads)))))
+            norm = jnp.sqrt(squared_norm(list(filter(is_inexact, jax.tree.leaves(grads)))))
             metrics["gradient_norm"] = norm.astype(jnp.float32)
         return TrainState(next_step(step), new_params, new_opt_state, new_model_state, key), metrics
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import GradientTransformation, stateless, transformation
-from gradtx.tree import sum_of_squares
+from gradtx.tree import squared_norm
 
 # The root of what overflows float32. (Scaling before squaring would avoid the overflow, but the compiler then keeps a
 # broadcast scale in memory for each shape: 1.25 passes more over the gradients.)
@@ -31,9 +31,9 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
     """``u = g * min(1, max_norm / ||g||)`` with the Euclidean norm over all leaves.
 
     Gradients within the limit pass bit for bit, a zero gradient too. The norm takes one pass. Where it overflows
-    float32, above ``2^64``, each of the ``n`` elements is cut at ``2^64 / sqrt(n)`` and the result, whose norm is then at
-    most ``2^64``, scaled by ``max_norm / 2^64``: exact for equal elements, otherwise a shorter step of the same signs.
-    Infinities and NaN stay visible.
+    float32, above ``2^64``, each of the ``n`` elements is cut at ``2^64 / sqrt(n)`` and the result, whose norm is then
+    at most ``2^64``, scaled by ``max_norm / 2^64``: exact for equal elements, otherwise a shorter step of the same
+    signs. Infinities and NaN stay visible.
 
     Source: Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1.
 
@@ -45,7 +45,7 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
     """
 
     def rescale(updates):
-        norm = jnp.sqrt(sum_of_squares(updates))
+        norm = jnp.sqrt(squared_norm(updates))
         size = sum(leaf.size for leaf in jax.tree.leaves(updates))
         overflows = jnp.isinf(norm)
         factor = jnp.where(norm > max_norm, max_norm / jnp.where(overflows, LARGEST_NORM, norm), 1.0)

@@ -58,7 +58,9 @@ def test_a_short_run_learns_and_draws_four_panels(digits, tmp_path, capsys):
 def test_the_same_seed_gives_the_same_run(digits, folder, tmp_path, capsys):
     runs = []
     for _ in range(2):
-        digits.main(["--data", str(folder), "--epochs", "2", "--batch-size", "32", "--seed", "3", "--out", str(tmp_path)])
+        digits.main(
+            ["--data", str(folder), "--epochs", "2", "--batch-size", "32", "--seed", "3", "--out", str(tmp_path)]
+        )
         runs.append([line for line in capsys.readouterr().out.splitlines() if line.startswith(("training", "held"))])
     assert runs[0] == runs[1]
 
@@ -172,7 +174,7 @@ def test_a_bad_batch_size_is_one_line_on_stderr_and_status_2(digits, capsys):
 def test_a_missing_package_is_one_line_that_names_the_extra(package):
     hide = f"import sys, runpy; sys.modules[{package!r}] = None; sys.path.insert(0, {str(FOLDER)!r}); "
     run = f"runpy.run_path({str(FOLDER / 'digits.py')!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", hide + run], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", hide + run], cwd=FOLDER.parent, capture_output=True, text=True)
     assert done.returncode != 0
     line, *others = done.stderr.splitlines()
     assert not others

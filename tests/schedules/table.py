@@ -37,9 +37,9 @@ def warm(total):
 
 ROWS = [
     Row("constant", lambda n: schedules.constant_schedule(0.1), lambda t, n: (np.full(t.shape, 0.1),) * 2, 0.5),
-    Row("line up", lambda n: schedules.linear_schedule(0.0, 0.3, n), lambda t, n: line(t, 0.0, 0.3, n)),
-    Row("line down", lambda n: schedules.linear_schedule(0.7, 1e-6, n, 3), lambda t, n: line(t, 0.7, 1e-6, n, 3)),
-    Row("line through 0", lambda n: schedules.linear_schedule(0.7, -0.3, n), lambda t, n: line(t, 0.7, -0.3, n)),
+    Row("line up", lambda n: schedules.linear_schedule(0.0, 0.3, n), lambda t, n: line(t, 0.0, 0.3, n), 3.0),
+    Row("line down", lambda n: schedules.linear_schedule(0.7, 1e-6, n, 3), lambda t, n: line(t, 0.7, 1e-6, n, 3), 3.0),
+    Row("line through 0", lambda n: schedules.linear_schedule(0.7, -0.3, n), lambda t, n: line(t, 0.7, -0.3, n), 3.0),
     Row("cosine", lambda n: schedules.cosine_decay_schedule(3e-4, n), lambda t, n: cosine(t, 3e-4, 0.0, n)),
     Row(
         "cosine to a tenth",
@@ -63,6 +63,7 @@ ROWS = [
         lambda t, n: after(
             t, warm(n), line(t, 0.01, 0.3, max(warm(n), 1)), cosine(t - warm(n), 0.3, 0.002, n - warm(n))
         ),
+        5.0,
     ),
     Row(
         "warm-up in front",

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradtx.errors import ArgumentTypeError, BatchError, Count, Index, show
-from gradtx.training.calls import checked_call
+from gradtx.errors import ArgumentTypeError, BatchError, Count, Index, checked_call, show
 from gradtx.training.keys import key_data, typed_key
 from gradtx.tree import path_name
 

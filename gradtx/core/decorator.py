@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core.edge import public
-from gradtx.core.leaf_by_leaf import Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf
 from gradtx.core.rebuilding import rebuilt
 from gradtx.core.record import GradientTransformation, Locality, Record, call_update, record_of, signature_of
 from gradtx.core.roles import EmptyState, cast_like
