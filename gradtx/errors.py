@@ -27,6 +27,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+UNNAMED = "a transformation"
+"""The call of an error raised by what does not know how it was called; whoever knows says so by ``raised_by``."""
+
+
 class GradtxError(Exception):
     """Base of every error that this library raises on purpose; ``code`` is stable across releases."""
 
@@ -56,7 +60,8 @@ class GradtxError(Exception):
 
     def raised_by(self, call: Any) -> "GradtxError":
         """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
-        inside = "" if self.call in (str(call), "update") else f" (in {self.call})"
+        name = self.call.partition("(")[0]
+        inside = "" if name in (UNNAMED, str(call).partition("(")[0]) else f" (in {self.call})"
         return self._again(str(call), self.expected + inside, self.at)
 
 
@@ -287,22 +292,57 @@ def checked_call(function: Callable[P, R]) -> Callable[P, R]:
 
 def checked(constructor: Callable[P, R]) -> Callable[P, R]:
     """Decorates a function that returns a function: arguments checked, and equal arguments give the same object."""
-    made: Callable[..., R] = functools.lru_cache(maxsize=4096, typed=True)(constructor)
 
-    @functools.wraps(constructor)
-    def construct(*args: P.args, **kwargs: P.kwargs) -> R:
-        call = bind(constructor, args, kwargs)
-        try:
-            result = made(*args, **kwargs)
-        except TypeError as error:
-            if "unhashable" not in str(error):
-                raise
-            result = constructor(*args, **kwargs)
+    def make(call: Call) -> R:
+        result = constructor(*call.positional, **call.keywords)
         named: Any = result[0] if isinstance(result, tuple) else result
         named.__gradtx_call__ = call
         return result
 
+    remembered = remember(make)
+
+    @functools.wraps(constructor)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> R:
+        return remembered(bind(constructor, args, kwargs))
+
     return construct
+
+
+def remember(make: Callable[[Call], R]) -> Callable[[Call], R]:
+    """``make``, called once for equal arguments of equal types, however they were written; not for unhashable ones.
+
+    An error of this library that comes out of ``make`` names the call.
+    """
+
+    @functools.lru_cache(maxsize=4096)
+    def slot(key: Any) -> list[R]:
+        del key
+        return []
+
+    def made(call: Call) -> R:
+        try:
+            return make(call)
+        except GradtxError as error:
+            raise error.raised_by(call) from None
+
+    def recall(call: Call) -> R:
+        try:
+            found = slot(_key(dict(call.with_defaults)))
+        except TypeError:  # an argument cannot be hashed, such as an array
+            return made(call)
+        if not found:
+            found.append(made(call))
+        return found[0]
+
+    return recall
+
+
+def _key(value: Any) -> Any:
+    """A hashable stand-in for an argument: equal for equal arguments of equal types."""
+    if type(value) in (dict, tuple, list):
+        items = sorted(value.items()) if type(value) is dict else enumerate(value)
+        return type(value), tuple((name, _key(item)) for name, item in items)
+    return type(value), value
 
 
 def is_schedule(constructor: Callable[..., Any], name: str, value: Any) -> bool:

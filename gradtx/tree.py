@@ -35,7 +35,9 @@ def wide_dtype(dtype: Any) -> Any:
 
 
 def widen(leaf: Any) -> Any:
-    """A leaf in at least float32; other leaves (integers, ``float0``) as they are."""
+    """A leaf in at least float32, also a Python number; other leaves (integers, ``float0``) as they are."""
+    if isinstance(leaf, float | complex):
+        return jnp.array(leaf, jnp.result_type(leaf))
     if not is_inexact(leaf) or leaf.dtype == wide_dtype(leaf.dtype):
         return leaf
     return jnp.asarray(leaf).astype(wide_dtype(leaf.dtype))

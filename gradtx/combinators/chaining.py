@@ -128,7 +128,7 @@ def _groups_in_order(groups: list[tuple[list[str], Pair]]) -> Pair:
 def _check_state(state: Any, names: Any) -> None:
     if not isinstance(state, dict) or set(state) != set(names):
         raise errors.StructureError(
-            "update",
+            errors.UNNAMED,
             expected=f"a state with the entries {sorted(names)}",
             got=f"entries {sorted(state)}" if isinstance(state, dict) else f"a {type(state).__name__}",
             cause="the state belongs to another transformation",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.rounding import Rounding, round_to
-from gradtx.tree import check_same, is_inexact, leaf_paths, wide_dtype
+from gradtx.tree import check_same, is_inexact, leaf_paths, wide_dtype, widen
 
 
 def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", key: jax.Array | None = None) -> Any:
@@ -41,6 +41,7 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
     paths = leaf_paths(params) if rounding == "stochastic" else [""] * len(flat)
     applied = []
     for index, (param, update) in enumerate(zip(flat, jax.tree.leaves(updates), strict=True)):
+        param = widen(param) if isinstance(param, float | complex) else param
         if is_inexact(param) and is_inexact(update):
             leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(paths[index].encode()))
             applied.append(_apply(param, update, leaf_key))

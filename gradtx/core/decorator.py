@@ -101,31 +101,13 @@ def _decorate(
             return public(dataclasses.replace(record_of(made), call=call, name=call.name))
         return public(_primitive(made, call, locality, real))
 
-    @functools.lru_cache(maxsize=4096)
-    def cached(key: tuple[Any, ...]) -> list[GradientTransformation]:
-        del key
-        return []
+    remembered = errors.remember(make)
 
     @functools.wraps(constructor)
     def construct(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        call = errors.bind(constructor, args, kwargs)
-        try:
-            slot = cached(_key(dict(call.with_defaults)))
-        except TypeError:  # an unhashable argument, such as an array
-            return make(call)
-        if not slot:
-            slot.append(make(call))
-        return slot[0]
+        return remembered(errors.bind(constructor, args, kwargs))
 
     return construct
-
-
-def _key(value: Any) -> Any:
-    """A hashable stand-in for an argument: equal for equal arguments of equal types."""
-    if type(value) in (dict, tuple, list):
-        items = sorted(value.items()) if type(value) is dict else enumerate(value)
-        return type(value), tuple((name, _key(item)) for name, item in items)
-    return type(value), value
 
 
 def _call_with(construct: Callable[..., GradientTransformation], call: errors.Call, numbers: Mapping[str, Any]) -> Any:

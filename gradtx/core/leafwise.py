@@ -75,7 +75,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.StructureError(
-                "update",
+                errors.UNNAMED,
                 expected=f"a state that init made for a tree like the gradients, {describe(updates)}",
                 got=f"one with {str(error).splitlines()[0][:160]}",
                 cause="the state belongs to another transformation or to other parameters",

@@ -52,7 +52,7 @@ def record_of(tx: Any) -> Record:
     if not (callable(init) and callable(update)):
         many = isinstance(tx, list | tuple)
         raise errors.ArgumentTypeError(
-            "a combinator",
+            errors.UNNAMED,
             expected="each part must be a gradient transformation, a pair (init, update)",
             got=f"{type(tx).__name__} {errors.show(tx)}",
             cause="parts are given one by one" if many else "a constructor has to be called first",

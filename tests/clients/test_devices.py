@@ -88,7 +88,8 @@ def test_updates_lie_like_the_parameters(tx, kind):
     weights = sharded(mesh_of(kind), params())
     state = tx.init(weights)
     assert_lies_like(tx.update(weights, state, weights)[0], weights)
-    assert_lies_like(jax.jit(tx.update)(weights, state, weights)[0], weights)
+    if kind is AxisType.Explicit:  # otherwise the compiler places what a program returns
+        assert_lies_like(jax.jit(tx.update)(weights, state, weights)[0], weights)
 
 
 @every_optimizer

@@ -1,5 +1,8 @@
 """What every client may count on: a state is a tree of plain arrays in named tuples and dictionaries."""
 
+import collections
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +84,16 @@ def test_two_runs_of_init_give_equal_states_of_their_own(unit):
     assert all(a is not b for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
 
 
+class ActorCritic(NamedTuple):
+    """Parameters in a named tuple, with a field that boxes of other libraries have too."""
+
+    policy: Any
+    value: Any
+
+
 CONTAINERS = {
+    "a named tuple": lambda leaves: ActorCritic({"w": leaves["w"]}, leaves["b"]),
+    "an ordered dictionary": collections.OrderedDict,
     "a list": lambda leaves: list(leaves.values()),
     "a tuple": lambda leaves: tuple(leaves.values()),
     "nested": lambda leaves: {"a": [leaves["w"], {"b": (leaves["b"],)}], "s": leaves["s"]},
@@ -109,3 +121,11 @@ def test_any_container_of_parameters_is_fine(tx, contain):
     updates, after = tx.update(weights, state, weights)
     assert types(after) == types(state)
     assert jax.tree.structure(gradtx.apply_updates(weights, updates)) == jax.tree.structure(weights)
+
+
+@pytest.mark.parametrize("where", ["value", "policy", "*"])
+def test_a_field_called_value_is_a_part_of_the_path(where):
+    weights = ActorCritic(jnp.ones(2), jnp.ones(3))
+    updates, _ = gradtx.only(gradtx.sgd(1.0), where).update(weights, gradtx.only(gradtx.sgd(1.0), where).init(weights))
+    moved = {name for name, update in updates._asdict().items() if update.any()}
+    assert moved == ({"policy", "value"} if where == "*" else {where})

@@ -182,6 +182,12 @@ def test_what_is_no_transformation_is_refused(parts):
         gradtx.chain(*parts)
 
 
+def test_parameters_may_be_python_numbers():
+    params, tx = {"w": 1.0}, gradtx.adamw(0.1, weight_decay=0.0)
+    updates, _ = tx.update(jax.grad(lambda p: p["w"] ** 2)(params), tx.init(params), params)
+    np.testing.assert_allclose(gradtx.apply_updates(params, updates)["w"], 0.9, rtol=1e-6)
+
+
 def test_an_array_learning_rate_works_eagerly_and_traced():
     grads = {"w": jnp.ones(2)}
     tx = gradtx.sgd(jnp.float32(0.5))
