@@ -353,9 +353,8 @@ def verdict(row: Mapping[str, Any]) -> str:
         broken.append(f"above {ULP_BOUND:g} ULP")
     if row["gradtx steps"] > EPS_BOUND:
         broken.append(f"above {EPS_BOUND:g} eps")
-    for peer in ("Optax", "PyTorch"):
-        if row["gradtx steps"] > row.get(f"{peer} steps", np.inf) + 1.0:
-            broken.append(f"above {peer}")
+    peers = ("Optax", "PyTorch")
+    broken += [f"above {peer}" for peer in peers if row["gradtx steps"] > row.get(f"{peer} steps", np.inf) + 1.0]
     return ", ".join(broken) or "holds"
 
 

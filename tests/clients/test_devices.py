@@ -187,11 +187,16 @@ def test_shard_map_with_summed_gradients_agrees_with_one_device(name, checked):
 
 def test_shard_map_over_slices_of_the_state_agrees_with_one_device():
     """Each device keeps and updates its slice of parameters and moments."""
-    tx, mesh = gradtx.adamw(1e-2), jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    tx, mesh = (
+        gradtx.adamw(1e-2),
+        jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4]),
+    )
     weights = {"w": jnp.arange(8.0), "v": jnp.ones((4, 2))}
     state = tx.init(weights)
     specs = jax.tree.map(lambda leaf: P("data") if leaf.ndim else P(), state)
-    update = jax.jit(jax.shard_map(tx.update, mesh=mesh, in_specs=(P("data"), specs, P("data")), out_specs=(P("data"), specs)))
+    update = jax.jit(
+        jax.shard_map(tx.update, mesh=mesh, in_specs=(P("data"), specs, P("data")), out_specs=(P("data"), specs))
+    )
     updates, after = update(weights, state, weights)
     expected, expected_state = jax.jit(tx.update)(weights, state, weights)
     for a, b in zip(*map(jax.tree.leaves, ((updates, after), (expected, expected_state))), strict=True):

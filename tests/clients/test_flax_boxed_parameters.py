@@ -80,7 +80,7 @@ def test_boxed_parameters_train_as_unboxed_ones(tx):
 
 @every_optimizer
 def test_a_train_state_is_made_in_its_place_on_a_mesh(tx):
-    """The recipe of Flax: shapes first, their shardings, then a compiled ``init`` that puts every array in its place."""
+    """The recipe of Flax: shapes, their shardings, then a compiled ``init`` that puts every array in its place."""
     mesh = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
     def create():
@@ -89,7 +89,9 @@ def test_a_train_state_is_made_in_its_place_on_a_mesh(tx):
     shardings = nn.get_sharding(jax.eval_shape(create), mesh)
     state = jax.jit(create, out_shardings=shardings)()
     step = jax.jit(
-        lambda state: state.apply_gradients(grads=jax.grad(model_loss)(state.params)), out_shardings=shardings, donate_argnums=0
+        lambda state: state.apply_gradients(grads=jax.grad(model_loss)(state.params)),
+        out_shardings=shardings,
+        donate_argnums=0,
     )
     for _ in range(2):
         state = jax.block_until_ready(step(state))

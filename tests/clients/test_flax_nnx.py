@@ -63,12 +63,16 @@ OPTIMIZERS = {
     "adamw with a schedule": gradtx.adamw(lambda step: 1e-2 / (1 + step)),
     "adamw, a predicate": gradtx.adamw(1e-2, mask=lambda path, leaf: leaf.ndim > 1),
     "tunable": gradtx.tunable(gradtx.adamw, learning_rate=1e-2),
-    "chain with repeats": gradtx.chain(gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.sgd(0.1)),
-    "partition": gradtx.partition({"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1)}, lambda path, leaf: "ba"[leaf.ndim > 1]),
+    "chain with repeats": gradtx.chain(
+        gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.sgd(0.1)
+    ),
+    "partition": gradtx.partition(
+        {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1)}, lambda path, leaf: "ba"[leaf.ndim > 1]
+    ),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16", rounding="stochastic")),
     "with Optax's parts": gradtx.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), gradtx.scale(-1e-2)),
     "inside Optax's chain": optax.chain(optax.clip_by_global_norm(1.0), gradtx.adam(1e-2)),
-}  # fmt: skip
+}
 every_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 

@@ -1,4 +1,4 @@
-"""``flax.training.train_state.TrainState`` trains with this library's optimizers, and its checkpoints keep their state."""
+"""``flax.training.train_state.TrainState`` trains with ours, and its checkpoints keep the optimizer's state."""
 
 import flax.linen as nn
 import flax.serialization
@@ -20,18 +20,21 @@ class Network(nn.Module):
         return nn.Dense(2)(nn.tanh(nn.Dense(4)(inputs)))
 
 
-
 OPTIMIZERS = {
     "adamw": gradtx.adamw(1e-2, weight_decay=0.1),
     "adamw with a schedule": gradtx.adamw(lambda step: 1e-2 / (1 + step), mask="*kernel"),
     "tunable": gradtx.tunable(gradtx.adamw, learning_rate=1e-2, weight_decay=0.1),
-    "chain with repeats": gradtx.chain(gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.sgd(0.1)),
+    "chain with repeats": gradtx.chain(
+        gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.sgd(0.1)
+    ),
     "only": gradtx.only(gradtx.adam(1e-2), "head*"),
-    "partition": gradtx.partition({"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]),
+    "partition": gradtx.partition(
+        {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]
+    ),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16", rounding="stochastic")),
     "amsgrad": gradtx.amsgrad(1e-2),
     "with Optax's parts": gradtx.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), gradtx.scale(-1e-2)),
-}  # fmt: skip
+}
 every_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
@@ -101,7 +104,11 @@ def test_a_restored_state_of_numpy_arrays_needs_no_new_trace(tx):
         return one_step(state)
 
     state = step(create(tx))
-    step(state.replace(params=jax.tree.map(np.asarray, state.params), opt_state=jax.tree.map(np.asarray, state.opt_state)))
+    step(
+        state.replace(
+            params=jax.tree.map(np.asarray, state.params), opt_state=jax.tree.map(np.asarray, state.opt_state)
+        )
+    )
     assert traces == 1
 
 
@@ -125,5 +132,5 @@ def test_the_names_of_a_state_dict_are_parts_and_fields():
 
 def test_a_checkpoint_of_another_optimizer_is_refused():
     saved = flax.serialization.to_bytes(create(gradtx.adamw(1e-2)))
-    with pytest.raises(ValueError, match="adamw|dict"):
+    with pytest.raises(ValueError, match=r"adamw|dict"):
         flax.serialization.from_bytes(create(gradtx.chain(gradtx.ema(0.5), gradtx.sgd(0.1, 0.9))), saved)

@@ -94,7 +94,9 @@ CONSTRUCTORS = {
     "adagrad": (gradtx.adagrad, optax.adagrad, dict(learning_rate=0.1)),
     "scale_by_adam": (gradtx.scale_by_adam, optax.scale_by_adam, dict(b1=0.8)),
 }
-every_constructor = pytest.mark.parametrize(("ours", "theirs", "arguments"), CONSTRUCTORS.values(), ids=CONSTRUCTORS.keys())
+every_constructor = pytest.mark.parametrize(
+    ("ours", "theirs", "arguments"), CONSTRUCTORS.values(), ids=CONSTRUCTORS.keys()
+)
 
 
 @every_constructor
@@ -184,7 +186,9 @@ def test_optax_maps_over_the_fields_that_are_like_the_parameters(clip):
     tx = gradtx.chain(clip, gradtx.adamw(**ADAMW))
     names = {"hidden": {"kernel": "a", "bias": "b"}, "head": {"kernel": "c", "bias": "d"}}
     state = tx.init(params())
-    mapped = optax.tree.map_params(tx, lambda leaf, name: name, state, names, transform_non_params=lambda leaf: "shared")
+    mapped = optax.tree.map_params(
+        tx, lambda leaf, name: name, state, names, transform_non_params=lambda leaf: "shared"
+    )
     moments = mapped["adamw"]["scale_by_adam"]
     assert moments.numerator["ema"].mean == moments.denominator["mean_square"].mean_square == names
     assert moments.denominator["mean_square"].step == "shared"

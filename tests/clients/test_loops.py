@@ -21,9 +21,11 @@ OPTIMIZERS = {
     "a schedule": gradtx.rmsprop(lambda step: 1e-2 / (1 + step)),
     "clipped": gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.amsgrad(1e-2)),
     "tunable": gradtx.tunable(gradtx.adamw, learning_rate=1e-2),
-    "partition": gradtx.partition({"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]),
+    "partition": gradtx.partition(
+        {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]
+    ),
     "with Optax's parts": gradtx.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), gradtx.scale(-1e-2)),
-}  # fmt: skip
+}
 every_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
@@ -48,9 +50,13 @@ def test_a_loop_may_leave_out_the_parameters(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("tx", [gradtx.adamw(1e-2), gradtx.tunable(gradtx.adamw, learning_rate=1e-2)], ids=["adamw", "tunable"])
+@pytest.mark.parametrize(
+    "tx", [gradtx.adamw(1e-2), gradtx.tunable(gradtx.adamw, learning_rate=1e-2)], ids=["adamw", "tunable"]
+)
 def test_weight_decay_without_parameters_is_an_error_that_names_the_part(tx):
-    with pytest.raises(ValueError, match="add_decayed_weights needs the parameters.*tx.update\\(grads, state, params\\)"):
+    with pytest.raises(
+        ValueError, match=r"add_decayed_weights needs the parameters.*tx\.update\(grads, state, params\)"
+    ):
         tx.update(params(), tx.init(params()))
 
 

@@ -63,12 +63,16 @@ def test_a_part_sees_float32_when_parameters_and_gradients_are_narrow(part):
             state = jax.eval_shape(tx.init, weights)
             updates, after = jax.eval_shape(tx.update, grads, state, weights)
             assert types(after) == types(state)
-            dtypes = {leaf.dtype for leaf in jax.tree.leaves((state, updates)) if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+            dtypes = {
+                leaf.dtype for leaf in jax.tree.leaves((state, updates)) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+            }
             assert dtypes == {jnp.dtype(jnp.float32)}
 
 
 def test_bfloat16_parameters_train_with_an_optax_part():
-    tx = gradtx.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(0.1), gradtx.scale(-0.1))
+    tx = gradtx.chain(
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(0.1), gradtx.scale(-0.1)
+    )
     weights, state = params(jnp.bfloat16), tx.init(params(jnp.bfloat16))
     step = jax.jit(lambda grads, state, weights: tx.update(grads, state, weights))
     before = loss(weights)
@@ -179,20 +183,26 @@ COMBINATIONS = {
     ),
     "only": (
         lambda tx: gradtx.chain(gradtx.only(tx, "*kernel"), gradtx.ema(0.0)),
-        lambda tx: optax.partition({True: tx, False: optax.set_to_zero()}, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+        lambda tx: optax.partition(
+            {True: tx, False: optax.set_to_zero()}, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+        ),
     ),
     "ratio": (
         lambda tx: gradtx.chain(gradtx.ratio(tx, gradtx.chain(gradtx.mean_square(0.0), gradtx.square_root()), eps=1.0)),
         lambda tx: optax.GradientTransformation(
             tx.init,
-            lambda g, s, p=None: (lambda u, s: (jax.tree.map(lambda a, b: a / (abs(b) + 1.0), u, g), s))(*tx.update(g, s, p)),
+            lambda g, s, p=None: (lambda u, s: (jax.tree.map(lambda a, b: a / (abs(b) + 1.0), u, g), s))(
+                *tx.update(g, s, p)
+            ),
         ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("ours", "theirs"), COMBINATIONS.values(), ids=COMBINATIONS.keys())
-@pytest.mark.parametrize("part", [optax.adam(1e-2), optax.trace(0.5), optax.clip_by_global_norm(0.1)], ids=["adam", "trace", "clip"])
+@pytest.mark.parametrize(
+    "part", [optax.adam(1e-2), optax.trace(0.5), optax.clip_by_global_norm(0.1)], ids=["adam", "trace", "clip"]
+)
 def test_a_combinator_of_ours_combines_parts_of_optax(ours, theirs, part):
     weights, state = trained(ours(part), gradtx.apply_updates)
     expected, _ = trained(theirs(part), optax.apply_updates)
@@ -201,7 +211,9 @@ def test_a_combinator_of_ours_combines_parts_of_optax(ours, theirs, part):
     assert types(state) == types(ours(part).init(params()))
 
 
-@pytest.mark.parametrize("constructor", [optax.adamw, optax.sgd, optax.rmsprop], ids=lambda constructor: constructor.__name__)
+@pytest.mark.parametrize(
+    "constructor", [optax.adamw, optax.sgd, optax.rmsprop], ids=lambda constructor: constructor.__name__
+)
 def test_an_optax_constructor_is_tunable(constructor):
     tx, traces = gradtx.tunable(constructor, learning_rate=1e-3), 0
 

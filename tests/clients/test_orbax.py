@@ -18,7 +18,9 @@ ocp = pytest.importorskip("orbax.checkpoint")
 pytestmark = pytest.mark.filterwarnings("error")
 
 OPTIMIZERS = {
-    "chain with repeated parts": gradtx.chain(gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.9), gradtx.sgd(0.1)),
+    "chain with repeated parts": gradtx.chain(
+        gradtx.ema(0.5), gradtx.clip_by_global_norm(1.0), gradtx.ema(0.9), gradtx.sgd(0.1)
+    ),
     "ratio": gradtx.chain(
         gradtx.ratio(
             gradtx.chain(gradtx.ema(0.9), gradtx.bias_correction(0.9)),
@@ -31,10 +33,12 @@ OPTIMIZERS = {
         gradtx.masked(gradtx.ema(0.9), lambda path, leaf: leaf.ndim > 1),
         gradtx.only(gradtx.adam(1e-2), lambda path, leaf: leaf.ndim == 1),
     ),
-    "partition": gradtx.partition({"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]),
+    "partition": gradtx.partition(
+        {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]
+    ),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16", rounding="stochastic")),
     "with Optax's adamw": gradtx.chain(gradtx.clip(1.0), optax.adamw(1e-2)),
-}  # fmt: skip
+}
 every_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
@@ -69,7 +73,9 @@ def test_the_names_in_a_checkpoint_are_part_names_and_fields(tx, tmp_path):
         checkpointer.save(tmp_path / "kept", tx.init(params()))
         checkpointer.wait_until_finished()
         raw = checkpointer.restore(tmp_path / "kept")
-    assert {path_of(path) for path, _ in jax.tree.leaves_with_path(raw)} == {path_of(path) for path, _ in jax.tree.leaves_with_path(tx.init(params()))}
+    assert {path_of(path) for path, _ in jax.tree.leaves_with_path(raw)} == {
+        path_of(path) for path, _ in jax.tree.leaves_with_path(tx.init(params()))
+    }
 
 
 def path_of(path):
@@ -90,8 +96,11 @@ def test_no_path_of_a_state_has_a_position_or_a_class_in_it(name):
 def test_paths_of_states_are_as_they_were():
     """The names that checkpoints of earlier releases have: a change here breaks them."""
     assert names_of(gradtx.chain(gradtx.ema(0.5), gradtx.clip(1.0), gradtx.ema(0.9))) == [
-        "ema/mean/b", "ema/mean/w", "ema_2/mean/b", "ema_2/mean/w",
-    ]  # fmt: skip
+        "ema/mean/b",
+        "ema/mean/w",
+        "ema_2/mean/b",
+        "ema_2/mean/w",
+    ]
     assert names_of(gradtx.sgd(0.1, 0.9)) == ["scale_by_momentum/momentum/b", "scale_by_momentum/momentum/w"]
     adam = names_of(gradtx.adam(1e-3))
     assert {
@@ -101,7 +110,9 @@ def test_paths_of_states_are_as_they_were():
         "scale_by_adam/denominator/mean_square/step",
         "scale_by_adam/denominator/bias_correction/step",
     } <= set(adam)
-    assert set(names_of(gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3)))) == {f"adam/{path}" for path in adam}
+    assert set(names_of(gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-3)))) == {
+        f"adam/{path}" for path in adam
+    }
     tuned = names_of(gradtx.tunable(gradtx.adam, learning_rate=1e-3))
     assert set(tuned) == {"step", "hyperparameters/learning_rate", *(f"inner/{path}" for path in adam)}
     kept = names_of(gradtx.storage.stored(gradtx.adam(1e-3), gradtx.storage.cast("bfloat16")))

@@ -19,7 +19,11 @@ def rebuilt(value):
     """A function, and every function in its cells, made anew; without attributes."""
     if not isinstance(value, types.FunctionType):
         return value
-    cells = None if value.__closure__ is None else tuple(types.CellType(rebuilt(c.cell_contents)) for c in value.__closure__)
+    cells = (
+        None
+        if value.__closure__ is None
+        else tuple(types.CellType(rebuilt(c.cell_contents)) for c in value.__closure__)
+    )
     copy = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
     copy.__kwdefaults__ = value.__kwdefaults__
     return copy
@@ -35,10 +39,12 @@ TRANSFORMATIONS = {
     "adamw": gradtx.adamw(1e-2),
     "adamw with a schedule": gradtx.adamw(lambda step: 1e-2 / (1 + step)),
     "chain": gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adam(1e-2)),
-    "partition": gradtx.partition({"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1)}, lambda path, leaf: "ba"[leaf.ndim > 1]),
+    "partition": gradtx.partition(
+        {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1)}, lambda path, leaf: "ba"[leaf.ndim > 1]
+    ),
     "tunable": gradtx.tunable(gradtx.adamw, learning_rate=1e-2),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16", rounding="stochastic")),
-}  # fmt: skip
+}
 every_transformation = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS.keys())
 
 

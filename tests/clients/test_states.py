@@ -22,7 +22,12 @@ def states(unit):
     """The state after ``init`` and after an update, eager and compiled."""
     tx, weights, grads = unit.make(), params(), gradients(domain=unit.domain)
     state = tx.init(weights)
-    return [state, jax.jit(tx.init)(weights), tx.update(grads, state, weights)[1], jax.jit(tx.update)(grads, state, weights)[1]]
+    return [
+        state,
+        jax.jit(tx.init)(weights),
+        tx.update(grads, state, weights)[1],
+        jax.jit(tx.update)(grads, state, weights)[1],
+    ]
 
 
 @every_unit

@@ -39,7 +39,9 @@ def test_every_transformation_takes_the_signals_that_programs_give_to_all(unit):
     tx, weights, grads = unit.make(), small_params(), gradients(domain=unit.domain)
     state = tx.init(weights)
     plain, _ = tx.update(grads, state, weights)
-    given, _ = tx.update(grads, state, weights, value=jnp.float32(0.5), grad=grads, value_fn=lambda weights: jnp.float32(0.5))
+    given, _ = tx.update(
+        grads, state, weights, value=jnp.float32(0.5), grad=grads, value_fn=lambda weights: jnp.float32(0.5)
+    )
     assert_identical(given, plain)
     assert_identical(tx.update(updates=grads, state=state, params=weights)[0], plain)
     assert_identical(tx.update(grads, state, params=weights)[0], plain)
@@ -102,8 +104,10 @@ def test_a_fit_loop_scans_a_checked_transformation(recipe):
 def test_every_recipe_takes_its_rate_first_as_number_array_or_schedule(recipe):
     updates = []
     for rate in (1e-2, np.float32(1e-2), np.array(1e-2), jnp.float32(1e-2), lambda step: 1e-2):
-        for tx in (recipe(rate), recipe(learning_rate=rate)):
-            updates.append(jax.tree.leaves(jax.jit(tx.update)(params(), tx.init(params()), params())[0]))
+        updates += [
+            jax.tree.leaves(jax.jit(tx.update)(params(), tx.init(params()), params())[0])
+            for tx in (recipe(rate), recipe(learning_rate=rate))
+        ]
     for other in updates[1:]:
         for a, b in zip(updates[0], other, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)

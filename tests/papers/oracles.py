@@ -38,7 +38,7 @@ def quotient(n: Array, d: Array) -> Array:
 
 
 def weight_seen(decay: float, t: int) -> float:
-    """``1 - decay^t`` without cancellation: the weights that an average started at zero has given away after t steps."""
+    """``1 - decay^t`` without cancellation: the weight that an average started at zero has given away after t steps."""
     return 1.0 if decay == 0.0 else -math.expm1(t * math.log(decay))
 
 
@@ -80,7 +80,7 @@ def scale(state: State, g: Array, p: Array, t: int, *, step_size: float) -> Step
 
 
 def scale_by_sign(state: State, g: Array, p: Array, t: int) -> Step:
-    """Bernstein et al. 2018, arXiv:1802.04434, algorithm 1: ``sign(g)``; for complex ``g`` the direction ``g / |g|``."""
+    """Bernstein et al. 2018, arXiv:1802.04434, algorithm 1: ``sign(g)``; for complex ``g``, ``g / |g|``."""
     return quotient(g, np.abs(g)), {}
 
 
@@ -160,7 +160,7 @@ def _corrected_state(t: int, mean_log_decay: float, weight: float) -> dict[str, 
 
 
 def scale_by_momentum(state: State, g: Array, p: Array, t: int, *, decay: float, nesterov: bool = False) -> Step:
-    """Polyak 1964 (heavy ball), in the form of Sutskever et al. 2013, ICML 28, equations 1 and 2: ``m <- decay * m + g``.
+    """Polyak 1964 (heavy ball), as in Sutskever et al. 2013, ICML 28, equations 1 and 2: ``m <- decay * m + g``.
 
     Nesterov: their equations 3 and 4 in the variable ``theta + mu v``, in which the gradient is taken (Bengio,
     Boulanger-Lewandowski and Pascanu 2013, arXiv:1212.0901, section 3.5): ``u = g + decay * m`` with the new ``m``.
@@ -220,7 +220,7 @@ def clip(state: State, g: Array, p: Array, t: int, *, max_delta: float) -> Step:
 
 
 def clip_by_global_norm(state: State, g: Sequence[Array], p: Array, t: int, *, max_norm: float) -> Step:
-    """Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1, with the norm over all arrays of the list ``g``."""
+    """Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063, algorithm 1, with the norm over all arrays of ``g``."""
     norm = math.sqrt(math.fsum(math.fsum(np.ravel(squared_magnitude(leaf))) for leaf in g))
     return [leaf * (max_norm / norm) if norm > max_norm else leaf for leaf in g], {}
 

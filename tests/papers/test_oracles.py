@@ -242,7 +242,7 @@ PYTORCH = (
     ("SGD", {}, "sgd", {}),
     ("SGD", {"momentum": 0.9}, "sgd", {"momentum": 0.9}),
     ("SGD", {"momentum": 0.9, "nesterov": True}, "sgd", {"momentum": 0.9, "nesterov": True}),
-    # PyTorch divides by sqrt(v) + eps; its momentum accumulates before the learning rate, which is the same if constant.
+    # PyTorch divides by sqrt(v) + eps; its momentum accumulates before the learning rate, the same if constant.
     ("RMSprop", {"alpha": 0.9}, "rmsprop", {"eps_in_sqrt": False}),
     ("RMSprop", {"alpha": 0.9, "momentum": 0.9}, "rmsprop", {"eps_in_sqrt": False, "momentum": 0.9}),
     # PyTorch adds eps beside the root here too, and we under it: without eps they are one.
@@ -298,8 +298,8 @@ def test_decoupled_decay_of_pytorch_is_ours(problem):
 def test_oracles_use_the_names_of_our_states(name):
     """What an oracle returns can be compared with the state of the unit, field by field."""
     needed = {
-        "scale": {"step_size": 0.5}, "ema": {"decay": 0.9}, "bias_correction": {"decay": 0.9}, "clip": {"max_delta": 1.0},
-        "scale_by_momentum": {"decay": 0.9},
+        "scale": {"step_size": 0.5}, "ema": {"decay": 0.9}, "bias_correction": {"decay": 0.9},
+        "clip": {"max_delta": 1.0}, "scale_by_momentum": {"decay": 0.9},
     }  # fmt: skip
     recipes = ("scale_by_learning_rate", "sgd", "adagrad", "rmsprop", "adam", "adamw", "amsgrad")
     arguments = needed.get(name, {"learning_rate": 0.5} if name in recipes else {})
