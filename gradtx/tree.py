@@ -10,8 +10,11 @@ from gradtx import errors
 
 
 def path_name(path: Iterable[Any]) -> str:
-    """A key path as text: ``block/0/kernel``."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+    """A key path as text: ``block/0/kernel``. The ``value`` of a box around a parameter (Flax's) is no part of it."""
+    keys = tuple(path)
+    if len(keys) > 1 and getattr(keys[-1], "name", None) == "value":
+        keys = keys[:-1]
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def leaf_paths(tree: Any) -> list[str]:
