@@ -46,6 +46,11 @@ def widen(leaf: Any) -> Any:
     return jnp.asarray(leaf).astype(wide_dtype(leaf.dtype))
 
 
+def strong(leaf: Any) -> Any:
+    """A leaf without a weak type, with which a state would be traced a second time."""
+    return jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+
 def describe_leaf(leaf: Any) -> str:
     """``f32[3,4]``-like text for a leaf."""
     if is_array(leaf):

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from gradtx import errors
 from gradtx.core.record import GradientTransformation, Record
@@ -57,15 +57,16 @@ def public(record: Record) -> GradientTransformation:
 
 
 def _beside(params: Any, state: Any) -> Any:
-    """The state with its counters and other scalars on the parameters' mesh, where an update will leave them."""
-    shardings = (leaf.sharding for leaf in jax.tree.leaves(params) if _is_concrete(leaf))
-    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
-    if mesh is None:
+    """The state with its counters and other scalars where the parameters are, and where an update will leave them."""
+    placed = (leaf.sharding for leaf in jax.tree.leaves(params) if _is_concrete(leaf) and leaf.committed)
+    sharding = next(placed, None)
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    elif not isinstance(sharding, SingleDeviceSharding):
         return state
-    everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(leaf: Any) -> Any:
-        return jax.device_put(leaf, everywhere) if _is_concrete(leaf) and not leaf.committed else leaf
+        return jax.device_put(leaf, sharding) if _is_concrete(leaf) and not leaf.committed else leaf
 
     return jax.tree.map(place, state)
 

@@ -5,6 +5,7 @@ compiler inlines the calls and the program is the same.
 """
 
 import contextlib
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
-from gradtx.core.roles import cast_like, merge, shared, split, with_shared
-from gradtx.tree import describe, is_inexact, leaf_paths, widen
+from gradtx.core.roles import cast_like, map_fields, merge, shared, split, with_shared
+from gradtx.tree import describe, is_inexact, leaf_paths, strong, wide_dtype, widen
 
 
 class Pair(NamedTuple):
@@ -56,10 +57,12 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
 
     def init(params: Any) -> Any:
         flat, treedef = jax.tree.flatten(params)
+        if not flat:
+            return _without_leaves(leaves, treedef)
         states = []
         for index, (pair, leaf) in enumerate(zip(leaves.resolve(params), flat, strict=True)):
             with _naming_leaf(params, index):
-                states.append(jax.tree.map(_strong, pair.init(widen(leaf))))
+                states.append(jax.tree.map(strong, pair.init(widen(leaf))))
         return merge(states, treedef)
 
     def update(updates: Any, state: Any, params: Any, signals: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -81,6 +84,8 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
                 cause="the state belongs to another transformation or to other parameters",
                 fix="write state = tx.init(params) for these parameters",
             ) from None
+        if not flat:
+            return updates, state
         given = {name: signals[name] for name in leaves.signals if name in signals}
         seeds = _seeds(updates) if "leaf_seed" in leaves.signals else None
         jitted: dict[Pair, Callable[..., Any]] = {}
@@ -100,6 +105,21 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         return treedef.unflatten([result[0] for result in results]), merge([result[1] for result in results], treedef)
 
     return Pair(init, update)
+
+
+def _without_leaves(leaves: Leaves, treedef: Any) -> Any:
+    """The state for a tree without leaves: that of any one leaf, with this tree in place of its arrays.
+
+    (Optax finds the fields that are like the parameters by such a tree.) Where no leaf is selected it is ``None``.
+    """
+    leaf = jnp.zeros((), jnp.float32)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no leaf uses a rule says nothing here
+            state = leaves.resolve(leaf)[0].init(leaf)
+    except errors.SelectionError:
+        return None
+    return map_fields(lambda path, role, value: treedef.unflatten([]) if role.like_params else value, state)
 
 
 @contextlib.contextmanager
@@ -124,12 +144,9 @@ def _one_leaf(pair: Pair) -> Callable[..., Any]:
 def _zero(leaf: Any, param: Any) -> jax.Array:
     """The update of a leaf that is left out: zeros that change nothing, of the parameter's own dtype if not inexact."""
     like = leaf if param is None else param
-    dtype = widen(jnp.zeros((), like.dtype)).dtype if is_inexact(like) else like.dtype
-    return jnp.zeros(jnp.shape(leaf), jnp.bool_ if dtype == jax.dtypes.float0 else dtype)
-
-
-def _strong(value: Any) -> jax.Array:
-    return jax.lax.convert_element_type(value, value.dtype) if getattr(value, "weak_type", False) else value
+    if like.dtype == jax.dtypes.float0:
+        return jnp.zeros(jnp.shape(leaf), jnp.bool_)
+    return jnp.zeros_like(like, dtype=wide_dtype(like.dtype) if is_inexact(like) else like.dtype)
 
 
 def _seeds(tree: Any) -> list[np.uint32]:

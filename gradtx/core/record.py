@@ -14,7 +14,7 @@ import jax
 
 from gradtx import errors
 from gradtx.core.leafwise import Leaves, Pair
-from gradtx.tree import widen
+from gradtx.tree import strong, widen
 
 Locality = Literal["elementwise", "leaf", "tree"]
 """How far an update reads: its own element, its own leaf, or the whole tree."""
@@ -60,7 +60,7 @@ def record_of(tx: Any) -> Record:
         )
     name = getattr(update, "__qualname__", type(update).__name__).split(".")[0]
     takes = signature_of(update)
-    pair = Pair(lambda params: init(jax.tree.map(widen, params)), _foreign_update(update, takes))
+    pair = Pair(lambda params: jax.tree.map(strong, init(jax.tree.map(widen, params))), _foreign_update(update, takes))
     return Record(name, f"{name}(...)", "tree", pair, any_signal=takes.any_signal, signals=takes.signals, foreign=True)
 
 
@@ -93,6 +93,7 @@ def call_update(update: Callable[..., Any], takes: Signature, updates, state, pa
 def _foreign_update(update: Callable[..., Any], takes: Signature) -> Callable[..., Any]:
     def widened(updates, state, params, signals):
         updates, params = jax.tree.map(widen, (updates, params))
-        return call_update(update, takes, updates, state, params, signals)
+        updates, new_state = call_update(update, takes, updates, state, params, signals)
+        return updates, jax.tree.map(strong, new_state)
 
     return widened

@@ -128,9 +128,16 @@ def test_any_container_of_parameters_is_fine(tx, contain):
     assert jax.tree.structure(gradtx.apply_updates(weights, updates)) == jax.tree.structure(weights)
 
 
-@pytest.mark.parametrize("where", ["value", "policy", "*"])
-def test_a_field_called_value_is_a_part_of_the_path(where):
+@pytest.mark.parametrize(
+    ("where", "moving"), [("*value", {"value"}), ("*policy", {"policy"}), ("*", {"policy", "value"})]
+)
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_field_called_value_is_a_part_of_the_path(where, moving, depth):
     weights = ActorCritic(jnp.ones(2), jnp.ones(3))
-    updates, _ = gradtx.only(gradtx.sgd(1.0), where).update(weights, gradtx.only(gradtx.sgd(1.0), where).init(weights))
-    moved = {name for name, update in updates._asdict().items() if update.any()}
-    assert moved == ({"policy", "value"} if where == "*" else {where})
+    for _ in range(depth):
+        weights = {"agent": weights}
+    tx = gradtx.only(gradtx.sgd(1.0), where)
+    updates, _ = tx.update(weights, tx.init(weights), weights)
+    for _ in range(depth):
+        updates = updates["agent"]
+    assert {name for name, update in updates._asdict().items() if update.any()} == moving
