@@ -20,7 +20,7 @@ demo: $(VENV)/.has-examples
 
 ## test: what does not take long
 test: $(VENV)/.has-test
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(if $(SELECT),-k "$(SELECT)") $(TESTS)
 
 ## test-all: every test
 test-all: $(VENV)/.has-test

@@ -1,5 +1,6 @@
 """Pytree paths, comparisons that say where two trees differ, and the few reductions over whole trees."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,16 +11,22 @@ from gradtx import errors
 
 
 def path_name(path: Iterable[Any]) -> str:
-    """A key path as text: ``block/0/kernel``. The ``value`` of a box around a parameter (Flax's) is no part of it."""
-    keys = tuple(path)
-    if len(keys) > 1 and getattr(keys[-1], "name", None) == "value":
-        keys = keys[:-1]
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
+    """A key path as text: ``block/0/kernel``."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def leaf_paths(tree: Any) -> list[str]:
-    """The path of every leaf, in flattening order; ``None`` is no leaf."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    """The path of every leaf, in flattening order; ``None`` is no leaf.
+
+    A box around a parameter (Flax's) is no part of its path: a node whose only child is its attribute ``value``.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    children = collections.Counter(path[:-1] for path in paths)
+    return [path_name(path[:-1] if _is_value(path) and children[path[:-1]] == 1 else path) for path in paths]
+
+
+def _is_value(path: tuple[Any, ...]) -> bool:
+    return len(path) > 1 and getattr(path[-1], "name", None) == "value"
 
 
 def is_array(leaf: Any) -> bool:

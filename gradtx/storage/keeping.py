@@ -22,7 +22,7 @@ from gradtx.core import (
     record_of,
     transformation,
 )
-from gradtx.tree import path_name
+from gradtx.tree import leaf_paths
 
 
 class Layout(NamedTuple):
@@ -101,21 +101,18 @@ def _encode(layout: Layout, state: Any, step: jax.Array | None, seed: jax.Array 
         if not role.like_params:
             return value
 
-        def encode_leaf(leaf_path: Any, leaf: jax.Array) -> jax.Array:
-            leaf_seed = _seed(leaf_path) if seed is None else seed
-            return layout.encode(leaf, functools.partial(_key, path, step, leaf_seed) if step is not None else None)
-
-        return jax.tree_util.tree_map_with_path(encode_leaf, value)
+        leaves, treedef = jax.tree.flatten(value)
+        if step is None:
+            return treedef.unflatten([layout.encode(leaf, None) for leaf in leaves])
+        seeds = [zlib.crc32(name.encode()) for name in leaf_paths(value)] if seed is None else [seed]
+        keys = [functools.partial(_key, path, step, leaf_seed) for leaf_seed in seeds]
+        return treedef.unflatten([layout.encode(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
     return map_fields(encode, state)
 
 
 def _key(field: str, step: jax.Array, seed: Any) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(zlib.crc32(field.encode())), step), seed)
-
-
-def _seed(leaf_path: Any) -> int:
-    return zlib.crc32(path_name(leaf_path).encode())
 
 
 def _refuse_foreign(call: str, address: str, record: Record) -> None:
