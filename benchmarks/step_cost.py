@@ -116,9 +116,9 @@ def equal_leaves(count: int, size: int) -> dict[str, jax.Array]:
 # Counting.
 
 
-def lowered(peer: Peer, params: Any) -> jax.stages.Lowered:
+def lowered(peer: Peer, params: Any, state: Any = None) -> jax.stages.Lowered:
     """The step, traced and lowered with donated parameters and state."""
-    state = jax.eval_shape(peer.init, params)
+    state = jax.eval_shape(peer.init, params) if state is None else state
     return jax.jit(peer.step, donate_argnums=(0, 1)).lower(params, state, params)
 
 
@@ -175,8 +175,9 @@ def timed(peers: Mapping[str, Peer], params: Any, builds: int, rounds: int, repe
     for _ in range(builds):
         for name, peer in peers.items():
             jax.clear_caches()
+            state = jax.eval_shape(peer.init, params)
             start = time.perf_counter()
-            program = lowered(peer, params)
+            program = lowered(peer, params, state)
             middle = time.perf_counter()
             programs[name] = program.compile()
             seconds[name]["lower"].append(middle - start)
