@@ -110,6 +110,11 @@ def partition(transforms: Mapping[Any, GradientTransformation], param_labels: An
             call, expected="transforms must map labels to transformations", got=errors.show(transforms),
             cause="the labels are missing", fix='write partition({"a": adam(1e-3), "b": sgd(0.1)}, labels)',
         )  # fmt: skip
+    if len({str(label) for label in transforms}) < len(transforms):
+        raise errors.SelectionError(
+            call, expected="labels that differ as text", got=str(list(transforms)),
+            cause="two transformations would share one entry of the state", fix="rename one of them",
+        )  # fmt: skip
     branches = {label: record_of(tx) for label, tx in transforms.items()}
     labels_given = jax.tree.map(lambda label: label, param_labels) if not callable(param_labels) else param_labels
 

@@ -68,13 +68,13 @@ def _apply(param: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Ar
             cause="the loss was differentiated in a complex variable", fix="take the real part of the updates",
         )  # fmt: skip
     update = update.astype(wide)
-    total = _saturate(param.astype(wide) + update, update)
+    total = _saturate(param.astype(wide), update)
     return round_to(total, param.dtype, "nearest" if key is None else "stochastic", key)
 
 
-def _saturate(total: jax.Array, update: jax.Array) -> jax.Array:
-    """The sum, brought back to the largest finite number where a finite update overflowed it."""
-    if jnp.issubdtype(total.dtype, jnp.complexfloating):
-        return jax.lax.complex(_saturate(total.real, update.real), _saturate(total.imag, update.imag))
-    largest = jnp.finfo(total.dtype).max
-    return jnp.where(jnp.isfinite(update), jnp.clip(total, -largest, largest), total)
+def _saturate(param: jax.Array, update: jax.Array) -> jax.Array:
+    """The sum, brought back to the largest finite number where two finite numbers overflow."""
+    if jnp.issubdtype(update.dtype, jnp.complexfloating):
+        return jax.lax.complex(_saturate(param.real, update.real), _saturate(param.imag, update.imag))
+    total, largest = param + update, jnp.finfo(update.dtype).max
+    return jnp.where(jnp.isfinite(param) & jnp.isfinite(update), jnp.clip(total, -largest, largest), total)

@@ -97,6 +97,7 @@ def test_weight_decay_takes_a_mask():
             errors.SelectionError,
             "'b' at",
         ),
+        (lambda: gradtx.partition({1: gradtx.sgd(1.0), "1": gradtx.sgd(2.0)}, 1), errors.SelectionError, "as text"),
         (lambda: gradtx.partition([gradtx.sgd(1.0)], {}), errors.ArgumentTypeError, "must map labels"),
         (lambda: gradtx.named_chain(gradtx.sgd(1.0)), errors.ArgumentTypeError, "pairs of a name"),
         (lambda: gradtx.named_chain(("a", gradtx.sgd(1.0)), ("a", gradtx.sgd(1.0))), errors.SelectionError, "once"),

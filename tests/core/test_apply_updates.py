@@ -65,6 +65,10 @@ def test_a_finite_update_saturates_and_infinities_and_nan_stay_visible():
         np.testing.assert_array_equal(after, [top, -top, np.inf, -np.inf, np.nan])
 
 
+def test_an_infinite_parameter_stays_visible():
+    assert gradtx.apply_updates(jnp.array([jnp.inf, -jnp.inf]), jnp.zeros(2)).tolist() == [jnp.inf, -jnp.inf]
+
+
 def test_a_small_update_of_bfloat16_is_lost_to_nearest_and_kept_on_average_stochastically():
     nearest, params = jnp.ones(4096, jnp.bfloat16), jnp.ones(4096, jnp.bfloat16)
     update = jnp.full(4096, -1e-3, jnp.float32)
