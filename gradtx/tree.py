@@ -1,11 +1,13 @@
 """Pytree paths, comparisons that say where two trees differ, and the few reductions over whole trees."""
 
 import collections
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import errors
 
@@ -23,6 +25,11 @@ def leaf_paths(tree: Any) -> list[str]:
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     children = collections.Counter(path[:-1] for path in paths)
     return [path_name(path[:-1] if _is_value(path) and children[path[:-1]] == 1 else path) for path in paths]
+
+
+def leaf_seeds(tree: Any) -> list[np.uint32]:
+    """A number for each leaf made from its path, to fold into a key: the same in every process and sharding."""
+    return [np.uint32(zlib.crc32(path.encode())) for path in leaf_paths(tree)]
 
 
 def _is_value(path: tuple[Any, ...]) -> bool:

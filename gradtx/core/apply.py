@@ -1,6 +1,5 @@
 """The last step of an update: adding it to the parameters, with one rounding into their dtype."""
 
-import zlib
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.rounding import Rounding, round_to
-from gradtx.tree import check_same, is_inexact, leaf_paths, wide_dtype, widen
+from gradtx.tree import check_same, is_inexact, leaf_paths, leaf_seeds, wide_dtype, widen
 
 
 def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", key: jax.Array | None = None) -> Any:
@@ -38,12 +37,12 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
             fix="write apply_updates(params, updates, rounding='stochastic', key=jax.random.key(0))",
         )
     flat, treedef = jax.tree.flatten(params)
-    paths = leaf_paths(params) if rounding == "stochastic" else [""] * len(flat)
+    seeds = leaf_seeds(params) if rounding == "stochastic" else []
     applied = []
     for index, (param, update) in enumerate(zip(flat, jax.tree.leaves(updates), strict=True)):
         param = widen(param) if isinstance(param, float | complex) else param
         if is_inexact(param) and is_inexact(update):
-            leaf_key = None if key is None else jax.random.fold_in(key, zlib.crc32(paths[index].encode()))
+            leaf_key = None if key is None else jax.random.fold_in(key, seeds[index])
             applied.append(_apply(param, update, leaf_key))
         elif update.dtype in (param.dtype, jax.dtypes.float0):
             applied.append(param)

@@ -6,17 +6,15 @@ compiler inlines the calls and the program is the same.
 
 import contextlib
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradtx import errors
 from gradtx.core.roles import cast_like, map_fields, merge, shared, split, with_shared
-from gradtx.tree import describe, is_inexact, leaf_paths, strong, wide_dtype, widen
+from gradtx.tree import describe, is_inexact, leaf_paths, leaf_seeds, strong, wide_dtype, widen
 
 
 class Pair(NamedTuple):
@@ -87,7 +85,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         if not flat:
             return updates, state
         given = {name: signals[name] for name in leaves.signals if name in signals}
-        seeds = _seeds(updates) if "leaf_seed" in leaves.signals else None
+        seeds = leaf_seeds(updates) if "leaf_seed" in leaves.signals else None
         jitted: dict[Pair, Callable[..., Any]] = {}
         results = []
         for index, (pair, leaf, leaf_state, param) in enumerate(zip(pairs, flat, states, flat_params, strict=True)):
@@ -147,8 +145,3 @@ def _zero(leaf: Any, param: Any) -> jax.Array:
     if like.dtype == jax.dtypes.float0:
         return jnp.zeros(jnp.shape(leaf), jnp.bool_)
     return jnp.zeros_like(like, dtype=wide_dtype(like.dtype) if is_inexact(like) else like.dtype)
-
-
-def _seeds(tree: Any) -> list[np.uint32]:
-    """A number for each leaf made from its path: the same in every subtree, process and sharding."""
-    return [np.uint32(zlib.crc32(path.encode())) for path in leaf_paths(tree)]

@@ -127,5 +127,5 @@ def _evaluate(schedules: Mapping[str, Callable[[Any], Any]], step: jax.Array) ->
                 cause="the function lacks a return statement, or returns another function",
                 fix="write e.g. lambda step: 1e-3 * 0.5 ** (step / 1000)",
             )
-        values[name] = _number(value) if not isinstance(value, jax.Array) else value.astype(jnp.float32)
-    return {name: jax.lax.convert_element_type(value, jnp.float32) for name, value in values.items()}
+        values[name] = jax.lax.convert_element_type(value, jnp.float32)
+    return values

@@ -22,7 +22,7 @@ from gradtx.core import (
     record_of,
     transformation,
 )
-from gradtx.tree import leaf_paths
+from gradtx.tree import leaf_seeds
 
 
 class Layout(NamedTuple):
@@ -104,7 +104,7 @@ def _encode(layout: Layout, state: Any, step: jax.Array | None, seed: jax.Array 
         leaves, treedef = jax.tree.flatten(value)
         if step is None:
             return treedef.unflatten([layout.encode(leaf, None) for leaf in leaves])
-        seeds = [zlib.crc32(name.encode()) for name in leaf_paths(value)] if seed is None else [seed]
+        seeds = leaf_seeds(value) if seed is None else [seed]
         keys = [functools.partial(_key, path, step, leaf_seed) for leaf_seed in seeds]
         return treedef.unflatten([layout.encode(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
