@@ -9,6 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from gradtx.tree import cut
+
 Rounding = Literal["nearest", "stochastic"]
 
 
@@ -29,7 +31,7 @@ def round_to(x: jax.Array, dtype: Any, rounding: Rounding = "nearest", key: jax.
             round_to(x.real, part, rounding, real_key), round_to(x.imag, part, rounding, imaginary_key)
         )
     largest = jnp.finfo(dtype).max.astype(x.dtype)
-    saturated = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
+    saturated = cut(x, largest)
     nearest = saturated.astype(dtype)
     if rounding == "nearest" or jnp.finfo(dtype).bits >= jnp.finfo(x.dtype).bits:
         return nearest

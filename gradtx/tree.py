@@ -1,6 +1,7 @@
 """Pytree paths, comparisons that say where two trees differ, and the few reductions over whole trees."""
 
 import collections
+import functools
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -160,14 +161,37 @@ def broadcast_prefix(
     return values
 
 
+# XLA's CPU backend makes three loops of a sum of 33 to 4,095 elements. So small leaves of one shape are first added
+# elementwise, this many at a time: on 400 leaves of 1,000 elements that is 2 passes less over the gradients.
+_SMALL, _AT_ONCE = 4096, 32
+
+
 def squared_norm(tree: Any) -> jax.Array:
     """``sum |x|^2`` over all leaves, in at least float32; 0 for an empty tree."""
+    groups: dict[Any, list[Any]] = {}
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        leaf = jnp.asarray(leaf)
+        groups.setdefault(jax.typeof(leaf) if leaf.size < _SMALL else index, []).append(leaf)
     total = jnp.zeros((), jnp.float32)
-    for leaf in jax.tree.leaves(tree):
-        total = total + jnp.sum(square(widen(leaf)))
+    for alike in groups.values():
+        for start in range(0, len(alike), _AT_ONCE):
+            total = total + _sum_of_squares(alike[start : start + _AT_ONCE])
     return total
+
+
+@jax.jit
+def _sum_of_squares(alike: list[Any]) -> jax.Array:
+    return jnp.sum(functools.reduce(jnp.add, [square(widen(leaf)) for leaf in alike]))
 
 
 def square(x: Any) -> Any:
     """``|x|^2``, real also for complex ``x``."""
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def cut(x: jax.Array, bound: Any) -> jax.Array:
+    """``x`` limited to ``[-bound, bound]``, a complex one in each of its parts; infinities and NaN stay visible."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(cut(x.real, bound), cut(x.imag, bound))
+    bound = jnp.asarray(bound, x.dtype)
+    return jax.lax.select(jax.lax.is_finite(x), jax.lax.clamp(-bound, x, bound), x)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import GradientTransformation, Nested, Pair, compose, record_of, transformation
+from gradtx.tree import cut
 
 
 class RatioState(NamedTuple):
@@ -52,10 +53,7 @@ def ratio(
 
 def _limit(g: jax.Array) -> jax.Array:
     """A finite ``g`` cut at 2^63 in float32: the square, 2^126, can still be divided by a weight of 1/4."""
-    if jnp.iscomplexobj(g):
-        return jax.lax.complex(_limit(g.real), _limit(g.imag))
-    largest = 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1)
-    return jnp.where(jnp.isfinite(g), jnp.clip(g, -largest, largest), g)
+    return cut(g, 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1))
 
 
 def _divide(n: jax.Array, d: jax.Array, eps: Any) -> jax.Array:

@@ -76,4 +76,5 @@ def _saturate(param: jax.Array, update: jax.Array) -> jax.Array:
     if jnp.issubdtype(update.dtype, jnp.complexfloating):
         return jax.lax.complex(_saturate(param.real, update.real), _saturate(param.imag, update.imag))
     total, largest = param + update, jnp.finfo(update.dtype).max
-    return jnp.where(jnp.isfinite(param) & jnp.isfinite(update), jnp.clip(total, -largest, largest), total)
+    finite = jax.lax.is_finite(param) & jax.lax.is_finite(update)
+    return jax.lax.select(finite, jax.lax.clamp(-largest, total, largest), total)

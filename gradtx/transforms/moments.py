@@ -51,7 +51,7 @@ def ema(decay: errors.Decay) -> GradientTransformation:
     def update(update, state):
         mean = _interpolate(state.mean, update, decay)
         if not jnp.iscomplexobj(mean):
-            mean = jnp.where(mean == 0, jnp.sign(update) * jnp.finfo(mean.dtype).tiny, mean)
+            mean = jax.lax.select(mean == 0, jnp.sign(update) * jnp.finfo(mean.dtype).tiny, mean)
         return mean, EmaState(mean)
 
     return GradientTransformation(init, update)
@@ -211,4 +211,4 @@ def _log(decay: Any) -> Any:
 def _finite_square(g: jax.Array) -> jax.Array:
     """``|g|^2``, at the largest finite number where a finite ``g`` would overflow."""
     squares = square(g)
-    return jnp.where(jnp.isfinite(g), jnp.minimum(squares, jnp.finfo(squares.dtype).max), squares)
+    return jax.lax.select(jnp.isfinite(g), jnp.minimum(squares, jnp.finfo(squares.dtype).max), squares)

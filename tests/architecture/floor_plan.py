@@ -14,7 +14,7 @@ EVERYTHING = {*RECIPES, "norm", "losses", "training"}
 MAY_IMPORT = {
     "errors": set(),
     "tree": {"errors"},
-    "rounding": {"errors"},
+    "rounding": {"tree", "errors"},
     "linalg": {"errors"},
     "projections": {"errors"},
     "core": {"tree", "rounding", "errors"},

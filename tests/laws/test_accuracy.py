@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gradtx.core import Role, map_fields
-from tests.laws.table import UNITS, Unit
-from tests.papers.oracles import ORACLES
+from tests.laws.table import UNITS
+from tests.laws.unit import Unit
 
 SIZE = 512
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -45,8 +45,7 @@ def in_float64(state: Any) -> dict[str, np.ndarray]:
 
 
 def exact_step(unit: Unit, state: dict, grads: np.ndarray, weights: np.ndarray, t: int):
-    oracle = functools.partial(ORACLES[unit.oracle], **unit.arguments)
-    return oracle(state, grads.astype(np.float64), weights.astype(np.float64), t)
+    return unit.exact(state, grads.astype(np.float64), weights.astype(np.float64), t)
 
 
 def without_cancellation(unit: Unit, state: dict, grads: np.ndarray, weights: np.ndarray, t: int) -> list:

@@ -34,6 +34,11 @@ def test_a_step_moves_no_more_bytes_than_its_loops_need(what, bound):
     assert bytes_moved(compiled, LARGE) <= bound
 
 
+def test_clipping_many_small_leaves_reads_the_gradients_once_more():
+    small = equal_leaves(40, 1_000)
+    assert bytes_moved(lowered(CASES["clip, adamw"]["gradtx"], small).compile(), small) <= 11.2
+
+
 @pytest.mark.parametrize("what", CASES)
 def test_a_step_never_copies_a_donated_buffer(what):
     compiled = lowered(CASES[what]["gradtx"], LARGE).compile()

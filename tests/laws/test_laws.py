@@ -10,8 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import errors
-from tests.laws.table import RECIPES, UNITS, Unit
+from tests.laws.table import RECIPES, UNITS
 from tests.laws.trees import SHAPES, assert_close, gradients, params, types
+from tests.laws.unit import Unit
 
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
@@ -212,11 +213,9 @@ def test_finite_gradients_give_finite_steps_that_are_not_wrongly_zero(unit, dtyp
 
 def exact_steps(unit: Unit, gradient: float, count: int) -> float:
     """The size of the update after equal gradients, from the float64 oracle; parameters at zero."""
-    from tests.papers.oracles import ORACLES
-
     state, update = {}, np.zeros(1)
     for t in range(1, count + 1):
-        update, state = ORACLES[unit.oracle](state, np.full(1, gradient), np.zeros(1), t, **unit.arguments)
+        update, state = unit.exact(state, np.full(1, gradient), np.zeros(1), t)
     return float(np.abs(update).max())
 
 

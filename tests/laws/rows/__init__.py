@@ -1,0 +1,1 @@
+"""The rows of the law table, a module for each family of units."""

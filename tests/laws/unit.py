@@ -1,0 +1,93 @@
+"""What a row of the law table says about a unit, and the bad arguments that many units share."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+import gradtx
+from gradtx import errors
+from gradtx.errors import Interval
+
+Oracle = Callable[..., tuple[Any, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bad:
+    """A call that must fail: extra arguments, the error's class, and words of its message."""
+
+    arguments: Mapping[str, Any]
+    error: type[errors.GradtxError]
+    words: str
+
+
+def out_of_range(**arguments: Any) -> Bad:
+    return Bad(arguments, errors.ArgumentRangeError, next(iter(arguments)))
+
+
+def of_wrong_kind(**arguments: Any) -> Bad:
+    return Bad(arguments, errors.ArgumentTypeError, next(iter(arguments)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+    """A row. ``oracle`` is the float64 step function of ``tests/papers``, with the same arguments.
+
+    ``domain`` is what the unit is defined on; ``real`` says that it refuses complex leaves; ``kept`` the dtype of its
+    parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by have vanished.
+    """
+
+    name: str
+    constructor: Callable[..., Any]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    positional: tuple[Any, ...] = ()
+    oracle: Oracle | None = None
+    domain: str = "any"
+    real: bool = False
+    kept: Any = jnp.float32
+    smallest: float = 0.0
+    bad: tuple[Bad, ...] = ()
+
+    def make(self, **changed: Any) -> gradtx.GradientTransformation:
+        return self.constructor(*self.positional, **{**self.arguments, **changed})
+
+    def exact(self, state: Mapping[str, Any], g: Any, p: Any, t: int) -> tuple[Any, dict[str, Any]]:
+        """The oracle's step ``t`` with this row's arguments: the update and the new state."""
+        assert self.oracle is not None
+        return self.oracle(state, g, p, t, **self.arguments)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The arguments that may be schedules, with the values that this row or the signature gives them."""
+        hints = typing.get_type_hints(self.constructor, include_extras=True)
+        found = {}
+        for name, parameter in inspect.signature(self.constructor).parameters.items():
+            members = typing.get_args(hints.get(name)) if type(None) in typing.get_args(hints.get(name)) else ()
+            for hint in (hints.get(name), *members):
+                constraints = getattr(hint, "__metadata__", ())
+                if any(isinstance(c, Interval) and c.schedule for c in constraints):
+                    value = self.arguments.get(name, parameter.default)
+                    if isinstance(value, float | int) and value is not inspect.Parameter.empty:
+                        found[name] = value
+        return found
+
+
+LEARNING_RATE = (
+    out_of_range(learning_rate=-1e-3),
+    out_of_range(learning_rate=float("nan")),
+    out_of_range(learning_rate=float("inf")),
+    of_wrong_kind(learning_rate="0.1"),
+    of_wrong_kind(learning_rate=None),
+    of_wrong_kind(learning_rate={"w": 1.0}),
+    of_wrong_kind(learning_rate=[1e-3]),
+    of_wrong_kind(learning_rate=True),
+    of_wrong_kind(learning_rate=jnp.ones(3)),
+    of_wrong_kind(learning_rate=dict),
+    Bad({"lr": 0.1}, errors.ArgumentTypeError, "did you mean 'learning_rate'"),
+)
+BETAS = (out_of_range(b1=1.0), out_of_range(b2=-0.1), of_wrong_kind(b1="0.9"), of_wrong_kind(b2=None))
+EPS = (out_of_range(eps=-1e-8), out_of_range(eps=1e-50), of_wrong_kind(eps=None))
+DECAY = (out_of_range(decay=1.0), out_of_range(decay=-0.5), of_wrong_kind(decay="0.9"))
