@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from gradtx import errors
 
@@ -64,6 +66,30 @@ def widen(leaf: Any) -> Any:
 def strong(leaf: Any) -> Any:
     """A leaf without a weak type, with which a state would be traced a second time."""
     return jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf
+
+
+def beside(like: Any, tree: Any) -> Any:
+    """``tree`` with its loose arrays (counters, keys) where those of ``like`` are: on their mesh, or their device.
+
+    There an update leaves them; left elsewhere, they would compile a step twice.
+    """
+    placed = [leaf.sharding for leaf in jax.tree.leaves(like) if _is_concrete(leaf) and leaf.committed]
+    mesh = next((sharding.mesh for sharding in placed if isinstance(sharding, NamedSharding)), None)
+    if mesh is not None:
+        sharding = NamedSharding(mesh, PartitionSpec())
+    elif placed and isinstance(placed[0], SingleDeviceSharding):
+        sharding = placed[0]
+    else:
+        return tree
+
+    def place(leaf: Any) -> Any:
+        return jax.device_put(leaf, sharding) if _is_concrete(leaf) and not leaf.committed else leaf
+
+    return jax.tree.map(place, tree)
+
+
+def _is_concrete(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
 def describe_leaf(leaf: Any) -> str:

@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
-
 from gradtx import errors
 from gradtx.core.record import GradientTransformation, Record
-from gradtx.tree import check_same
+from gradtx.tree import beside, check_same
 
 STANDARD_SIGNALS = ("value", "grad", "value_fn", "hvp", "key")
 """Signals that a train step may always give; who does not declare them does not get them."""
@@ -20,7 +16,7 @@ def public(record: Record) -> GradientTransformation:
 
     def init(params: Any) -> Any:
         try:
-            return _beside(params, record.tree.init(params))
+            return beside(params, record.tree.init(params))
         except errors.GradtxError as error:
             raise error.raised_by(record.call) from None
 
@@ -54,25 +50,6 @@ def public(record: Record) -> GradientTransformation:
     update.__gradtx__ = record  # type: ignore[attr-defined]
     update.__gradtx_call__ = record.call  # type: ignore[attr-defined]
     return GradientTransformation(init, update)
-
-
-def _beside(params: Any, state: Any) -> Any:
-    """The state with its counters and other scalars where the parameters are, and where an update will leave them."""
-    placed = (leaf.sharding for leaf in jax.tree.leaves(params) if _is_concrete(leaf) and leaf.committed)
-    sharding = next(placed, None)
-    if isinstance(sharding, NamedSharding):
-        sharding = NamedSharding(sharding.mesh, PartitionSpec())
-    elif not isinstance(sharding, SingleDeviceSharding):
-        return state
-
-    def place(leaf: Any) -> Any:
-        return jax.device_put(leaf, sharding) if _is_concrete(leaf) and not leaf.committed else leaf
-
-    return jax.tree.map(place, state)
-
-
-def _is_concrete(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
 
 
 def _check_signals(record: Record, signals: Mapping[str, Any]) -> None:

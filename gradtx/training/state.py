@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx.core import first_step
 from gradtx.errors import ArgumentTypeError, DtypeError, show
 from gradtx.training.keys import key_data
-from gradtx.tree import path_name
+from gradtx.tree import beside, path_name
 
 
 class TrainState(NamedTuple):
@@ -53,7 +51,8 @@ def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = Non
     words = key_data(key, call)
     params, model_state = _copies(params, "params", call), _copies(model_state, "model_state", call)
     init, _ = tx
-    return _on_one_mesh(TrainState(first_step(), params, _apart(init(params), params), model_state, words))
+    state = TrainState(first_step(), params, _apart(init(params), params), model_state, words)
+    return beside(state, state)
 
 
 def check_transformation(tx: Any, call: str) -> None:
@@ -98,14 +97,3 @@ def _apart(opt_state: Any, params: Any) -> Any:
         return jnp.array(leaf) if shared else leaf
 
     return jax.tree.map(separate, opt_state)
-
-
-def _on_one_mesh(state: TrainState) -> TrainState:
-    """The state as the step will return it: left on one device, counters and keys would compile the step twice."""
-    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
-    meshes = [leaf.sharding.mesh for leaf in leaves if leaf.committed and isinstance(leaf.sharding, NamedSharding)]
-    if not meshes:
-        return state
-    everywhere = NamedSharding(meshes[0], PartitionSpec())
-    loose = {id(leaf) for leaf in leaves if not leaf.committed}
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if id(leaf) in loose else leaf, state)
