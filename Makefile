@@ -8,11 +8,11 @@ TESTS ?= tests gradtx
 OUT ?= runs
 
 BIN := $(VENV)/bin
-BENCHMARKS := import_cost step_cost accuracy
+BENCHMARKS := import_cost step_cost accuracy normalization
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint docs bench clean
 
 ## demo: train on handwritten digits and draw the curves
 demo: $(VENV)/.has-examples
@@ -32,6 +32,10 @@ lint: $(VENV)/.has-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+## docs: the documentation as web pages in site/
+docs: $(VENV)/.has-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 ## bench: measure against peers; numbers in runs/bench
 bench: $(VENV)/.has-test
 	mkdir -p $(OUT)/bench
@@ -41,7 +45,7 @@ bench: $(VENV)/.has-test
 
 ## clean: remove whatever the other targets made
 clean:
-	rm -rf .venv .venv-new $(VENV) $(OUT) .cache .hypothesis .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-new $(VENV) $(OUT) .cache .hypothesis .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml that is installed.

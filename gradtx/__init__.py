@@ -1,6 +1,6 @@
 """gradtx: composable, pure gradient transformations for JAX."""
 
-from gradtx import combinators, core, errors, losses, optimizers, schedules, storage, training, transforms
+from gradtx import combinators, core, errors, losses, norm, optimizers, schedules, storage, training, transforms
 from gradtx.combinators import (
     chain,
     freeze,
@@ -61,6 +61,7 @@ __all__ = [
     "masked",
     "mean_square",
     "named_chain",
+    "norm",
     "only",
     "optimizers",
     "partition",

@@ -14,7 +14,8 @@ transformation of this library obeys, and that a test holds each of them to:
 4.  Arithmetic in float32 or wider, state in float32 unless a layout says otherwise; updates leave in at least float32
     and are rounded once, by :func:`apply_updates`.
 5.  Finite gradients give finite updates, and no zero where the exact update is a normal number.
-6.  One step is within 4 units in the last place of exact; 10,000 steps within 64 eps of the largest update.
+6.  One step of a part is within 4 units in the last place of exact, of a recipe made of several within 6; 10,000 steps
+    within 64 eps of the largest update.
 7.  Updates have the gradients' structure. A leaf that is ``None`` in gradients and parameters passes through.
 8.  Signals are declared, as keyword-only arguments of ``update``; each part gets what it declares.
 9.  ``init`` returns no buffer of the parameters and none twice, so states can be donated.
