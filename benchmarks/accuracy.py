@@ -10,8 +10,8 @@ flush to zero, counts as exact.
 
 Many steps: 10,000 random gradients, for every element the largest error over its largest update, in eps = 2^-23.
 
-The truth is ``tests/papers/oracles.py`` in float64. PyTorch is optional; it is asked at parameters of zero, where its
-new parameters are the update.
+The truth are the oracles of ``tests/papers`` in float64. PyTorch is optional; it is asked at parameters of zero, where
+its new parameters are the update.
 """
 
 import argparse
@@ -27,8 +27,9 @@ import optax
 
 import gradtx
 from benchmarks.reporting import environment, table, write_json
-from tests.papers.oracles import ORACLES
+from tests.papers import adaptive_oracles, oracles
 
+ORACLES = {**oracles.ORACLES, **adaptive_oracles.ORACLES}
 EPS, TINY = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny)
 RATE = 1e-2
 ULP_BOUND, EPS_BOUND = 4.0, 64.0
@@ -48,6 +49,7 @@ PYTORCH_NAMES = {
     "RMSprop": {"mean_square": "square_avg"},
     "Adam": {"mean": "exp_avg", "mean_square": "exp_avg_sq", "maximum": "max_exp_avg_sq"},
     "AdamW": {"mean": "exp_avg", "mean_square": "exp_avg_sq"},
+    "Adamax": {"mean": "exp_avg", "maximum": "exp_inf"},
 }
 
 
@@ -103,6 +105,7 @@ def _optax_bias_correction(decay: float) -> optax.GradientTransformation:
 
 
 MOMENTS = ("mean", "mean_square")
+SPREAD = ("mean", "variance")
 UNITS = (
     Unit("identity", optax=optax.identity),
     Unit("set_to_zero", optax=optax.set_to_zero),
@@ -162,6 +165,34 @@ UNITS = (
     ),
     Unit("adamw", {"learning_rate": RATE, "weight_decay": 0.0}, MOMENTS, pytorch=("AdamW", {"weight_decay": 0.0})),
     Unit("amsgrad", {"learning_rate": RATE}, (*MOMENTS, "maximum"), pytorch=("Adam", {"amsgrad": True})),
+    Unit("ema", {"decay": 0.99, "output_decay": 0.9}, ("mean",)),
+    Unit("absolute_value", {"eps": 1e-8}, optax=lambda: _plain(lambda g: jnp.abs(g) + 1e-8)),
+    Unit("running_max", {"decay": 0.9}, ("maximum",), non_negative=True),
+    Unit("bias_correction", {"decay": 0.9, "steps_ahead": 1}),
+    Unit("variance", {"decay": 0.9}, SPREAD),
+    Unit("variance", {"decay": 0.9, "corrected": True}, SPREAD),
+    Unit("variance", {}, SPREAD),
+    Unit("scale_by_rss", {}, ("sum_of_squares",), optax.scale_by_rss),
+    Unit("scale_by_stddev", {}, SPREAD),
+    Unit("scale_by_adam", {"nesterov": True}, MOMENTS, lambda: optax.scale_by_adam(nesterov=True)),
+    Unit("scale_by_adamax", {}, ("mean", "maximum")),
+    Unit(
+        "sgd", {"learning_rate": RATE, "momentum": 0.9, "movement": True}, ("momentum",),
+        lambda: optax.chain(optax.scale_by_learning_rate(RATE), optax.trace(0.9)),
+    ),
+    Unit(
+        "adagrad", {"learning_rate": RATE, "eps_in_sqrt": False}, ("sum_of_squares",),
+        pytorch=("Adagrad", {"initial_accumulator_value": 0.1, "eps": 1e-7}),
+    ),
+    Unit("rmsprop", {"learning_rate": RATE, "decay": None}, ("mean_square",)),
+    Unit("rmsprop", {"learning_rate": RATE, "centered": True, "momentum": 0.9}, (*SPREAD, "momentum")),
+    Unit("adam", {"learning_rate": RATE, "bias_correction": False}, MOMENTS),
+    Unit("nadam", {"learning_rate": RATE}, MOMENTS, lambda: optax.nadam(RATE)),
+    Unit(
+        "nadamw", {"learning_rate": RATE, "weight_decay": 0.1}, MOMENTS, lambda: optax.nadamw(RATE, weight_decay=0.1),
+    ),
+    Unit("adamax", {"learning_rate": RATE}, ("mean", "maximum"), pytorch=("Adamax", {})),
+    Unit("adamaxw", {"learning_rate": RATE, "weight_decay": 0.1}, ("mean", "maximum")),
 )  # fmt: skip
 
 
@@ -190,8 +221,9 @@ def draw(unit: Unit, t: int, size: int) -> Start:
     values["mean_square"] = around() ** 2
     values["sum_of_squares"] = 0.1 + around() ** 2
     values["maximum"] = (
-        values["mean_square"] * random.uniform(0.5, 4.0, size) if "mean" in unit.kept else np.abs(around())
+        values["mean_square"] * random.uniform(0.5, 4.0, size) if "mean_square" in unit.kept else np.abs(around())
     )
+    values["variance"] = around() ** 2
     start = {"sum_of_squares": 0.1}
     state = {name: values[name] if t > 1 else np.full(size, start.get(name, 0.0)) for name in unit.kept}
     g = random.normal(size=size) * magnitude

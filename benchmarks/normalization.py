@@ -12,7 +12,6 @@ the same round; ``--json`` has the seconds too. PyTorch takes part where it is i
 """
 
 import argparse
-import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable
@@ -199,12 +198,7 @@ def main() -> None:
     print("\nbytes: moved per byte of x; times: median ratio to Flax in the same round, and quartiles\n")
     print(table(costs, ["shape", "kind", "peer", "bytes", "fusions", "time/Flax", "spread"]))
     if given.json:
-        what = {
-            "benchmark": "normalization",
-            "arguments": {"rounds": rounds},
-            "flax": importlib.metadata.version("flax"),
-        }
-        write_json(given.json, [*exactness, *costs], **what)
+        write_json(given.json, [*exactness, *costs], benchmark="normalization", arguments={"rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def environment() -> dict[str, str]:
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {}
-    for package in ("jax", "jaxlib", "optax", "torch"):
+    for package in ("jax", "jaxlib", "flax", "optax", "torch"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

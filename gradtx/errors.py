@@ -148,7 +148,8 @@ class MissingExtra(GradtxError, ImportError):
 class Interval(NamedTuple):
     """A real number in ``[low, high]``, or ``[low, high)`` with ``open_high``; a schedule where one is allowed.
 
-    ``smallest`` rejects numbers in ``(0, smallest)``: they would be zero in the arithmetic's dtype.
+    ``smallest`` rejects numbers in ``(0, smallest)``: they would be zero in the arithmetic's dtype. ``per_layer``
+    accepts one for each layer as well.
     """
 
     low: float = -math.inf
@@ -157,6 +158,7 @@ class Interval(NamedTuple):
     open_high: bool = False
     schedule: bool = True
     smallest: float = 0.0
+    per_layer: bool = False
 
     def __contains__(self, value: Any) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         above = self.low < value if self.open_low else self.low <= value
@@ -187,6 +189,9 @@ NonNegative = Annotated[Scalar, Interval(0.0)]
 Positive = Annotated[Scalar, Interval(0.0, open_low=True)]
 Decay = Annotated[Scalar, Interval(0.0, 1.0, open_high=True)]
 Epsilon = Annotated[Scalar, Interval(0.0, smallest=float(np.finfo(np.float32).tiny))]
+Strength = Annotated[Scalar, Interval(0.0, per_layer=True)]
+"""A non-negative number or schedule; or for each layer its own, ``{glob: value}`` or ``(path, leaf) -> value``."""
+
 Number = Annotated[float, Interval(schedule=False)]
 NonNegativeNumber = Annotated[float, Interval(0.0, schedule=False)]
 Fraction = Annotated[float, Interval(0.0, 1.0, schedule=False)]
@@ -340,18 +345,45 @@ def remember(make: Callable[[Call], R]) -> Callable[[Call], R]:
 def _key(value: Any) -> Any:
     """A hashable stand-in for an argument: equal for equal arguments of equal types."""
     if type(value) in (dict, tuple, list):
-        items = sorted(value.items()) if type(value) is dict else enumerate(value)
+        items = value.items() if type(value) is dict else enumerate(value)  # in order: of globs, the first match wins
         return type(value), tuple((name, _key(item)) for name, item in items)
     return type(value), value
 
 
+def is_per_layer(value: Any) -> bool:
+    """Whether ``value`` gives each layer its own: ``{glob: value}``, or a function of two arguments, path and leaf."""
+    if isinstance(value, Mapping):
+        return True
+    if not callable(value) or isinstance(value, type | jax.Array):
+        return False
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not say
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters) == 2
+
+
 def is_schedule(constructor: Callable[..., Any], name: str, value: Any) -> bool:
     """Whether ``value`` is a schedule given for a number of ``constructor``."""
-    if not callable(value) or isinstance(value, jax.Array):
+    if not callable(value) or isinstance(value, jax.Array) or is_per_layer(value):
         return False
     return any(
         isinstance(constraint, Interval) and constraint.schedule for constraint in _constraints(constructor, name)
     )
+
+
+def check_returned(call: str, value: Any, shape: tuple[int, ...] = ()) -> None:
+    """Refuses what a schedule returned unless it is one real number, or an array of them of this shape."""
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
+    if not is_number or np.shape(value) not in ((), shape) or jax.numpy.iscomplexobj(value):
+        raise ArgumentTypeError(
+            call,
+            expected="a schedule must return one real number for a step",
+            got=f"{type(value).__name__} {show(value)}",
+            cause="the function lacks a return statement, or makes a schedule instead of being one",
+            fix="write e.g. lambda step: 1e-3 * 0.5 ** (step / 1000)",
+        )
 
 
 def takes_number(constructor: Callable[..., Any], name: str, value: Any) -> bool:
@@ -425,9 +457,14 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
 def _check_number(call: Call, key: str, value: Any, interval: Interval, example: str) -> None:
     if isinstance(value, Tracer) and value.ndim == 0:
         return
-    if callable(value) and not isinstance(value, type) and interval.schedule:
+    per_layer = is_per_layer(value)
+    if per_layer and interval.per_layer:
+        if isinstance(value, Mapping):
+            _check_per_glob(call, key, value, interval, example)
         return
-    number = _as_float(value)
+    if callable(value) and not isinstance(value, type) and interval.schedule and not per_layer:
+        return
+    number = as_float(value)
     if number is None:
         cause = "one number serves all leaves; to give each group its own, use partition"
         if value is None:
@@ -441,6 +478,7 @@ def _check_number(call: Call, key: str, value: Any, interval: Interval, example:
         elif isinstance(value, type):
             cause = "a class was given where its instance was meant"
         kind = "a number or a schedule" if interval.schedule else "a number"
+        kind += ", or {glob: value}" if interval.per_layer else ""
         raise ArgumentTypeError(call, expected=f"{key} must be {kind}", got=f"{type(value).__name__} {show(value)}",
                                 cause=cause, fix=f"write {example}")  # fmt: skip
     if number not in interval:
@@ -449,9 +487,20 @@ def _check_number(call: Call, key: str, value: Any, interval: Interval, example:
                                  fix=f"write {example}")  # fmt: skip
 
 
-def _as_float(value: Any) -> float | None:
-    """The number that a Python, NumPy or JAX scalar is, or None for what is none."""
-    if isinstance(value, bool | np.bool_):
+def _check_per_glob(call: Call, key: str, value: Mapping[Any, Any], interval: Interval, example: str) -> None:
+    for glob, one in value.items():
+        if not isinstance(glob, str) or is_per_layer(one):
+            raise ArgumentTypeError(
+                call, expected=f"{key} must map globs on paths to numbers or schedules",
+                got=f"{show(glob)}: {type(one).__name__} {show(one)}", cause="a tree of values was given",
+                fix=f"write {key}={{'block/*/kernel': 1e-4, 'head/*': 1e-3}}",
+            )  # fmt: skip
+        _check_number(call, f"{key}[{glob!r}]", one, interval._replace(per_layer=False), example)
+
+
+def as_float(value: Any) -> float | None:
+    """The number that a Python, NumPy or JAX scalar is, or None for what is none, or is being traced."""
+    if isinstance(value, bool | np.bool_ | Tracer):
         return None
     if isinstance(value, int | float | np.integer | np.floating):
         return float(value)

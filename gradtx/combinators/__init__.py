@@ -1,13 +1,16 @@
 """Transformations made from transformations."""
 
 from gradtx.combinators.chaining import chain, named_chain
-from gradtx.combinators.fan_out import RatioState, ratio
+from gradtx.combinators.fan_out import RatioState, ratio, total
+from gradtx.combinators.layering import PerLayerState, by_depth, per_layer
 from gradtx.combinators.selecting import UnusedLabelWarning, freeze, masked, only, partition
 from gradtx.combinators.tuning import hyperparameters, set_hyperparameters, tunable
 
 __all__ = [
+    "PerLayerState",
     "RatioState",
     "UnusedLabelWarning",
+    "by_depth",
     "chain",
     "freeze",
     "hyperparameters",
@@ -15,7 +18,9 @@ __all__ = [
     "named_chain",
     "only",
     "partition",
+    "per_layer",
     "ratio",
     "set_hyperparameters",
+    "total",
     "tunable",
 ]

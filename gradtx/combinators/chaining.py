@@ -1,7 +1,7 @@
 """Running transformations one after the other."""
 
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradtx import errors
@@ -38,13 +38,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     >>> sorted(state)
     ['clip_by_global_norm', 'sgd']
     """
-    records = [record_of(tx) for tx in transforms]
-    seen: Tally[str] = Tally()
-    parts = {}
-    for record in records:
-        seen[record.name] += 1
-        parts[record.name if seen[record.name] == 1 else f"{record.name}_{seen[record.name]}"] = record
-    return _chained(parts)
+    return _chained(parts_by_name(transforms))
 
 
 @transformation
@@ -69,6 +63,16 @@ def named_chain(*transforms: tuple[str, GradientTransformation]) -> GradientTran
             cause="two parts would share one state", fix="give each part a name of its own",
         )  # fmt: skip
     return _chained({name: record_of(tx) for name, tx in transforms})
+
+
+def parts_by_name(transforms: Iterable[GradientTransformation]) -> dict[str, Record]:
+    """The records of ``transforms`` by name; a name that occurs again gets an ordinal: ``scale``, ``scale_2``."""
+    seen: Tally[str] = Tally()
+    parts = {}
+    for record in map(record_of, transforms):
+        seen[record.name] += 1
+        parts[record.name if seen[record.name] == 1 else f"{record.name}_{seen[record.name]}"] = record
+    return parts
 
 
 def _chained(parts: Mapping[str, Record]) -> GradientTransformation:

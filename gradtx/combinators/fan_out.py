@@ -1,5 +1,7 @@
-"""Two transformations of the same input, joined into one."""
+"""Transformations of the same input, joined into one: their ratio and their sum."""
 
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
+from gradtx.combinators.chaining import parts_by_name
 from gradtx.core import GradientTransformation, Nested, Pair, compose, record_of, transformation
 from gradtx.tree import cut
 
@@ -62,3 +65,40 @@ def _divide(n: jax.Array, d: jax.Array, eps: Any) -> jax.Array:
     if isinstance(eps, float | int) and eps >= smallest_root:
         return n / (d + eps)
     return n / jnp.maximum(d + eps, smallest_root)
+
+
+@transformation
+def total(*transforms: GradientTransformation) -> GradientTransformation:
+    """``u = t_1(g) + t_2(g) + ...``: each of ``transforms`` sees the gradient ``g``, and their updates are added.
+
+    A weight is a part like any other: ``total(chain(ema(b), scale(v)), scale(1 - v))`` is quasi-hyperbolic momentum
+    (Ma and Yarats 2019, arXiv:1810.06801, algorithm 1). The state is a dictionary with the names that
+    :func:`gradtx.chain` gives. Shapes and dtypes as the gradient's.
+
+    Raises ``ArgumentTypeError`` for what is no transformation, and without any.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.total(gradtx.identity(), gradtx.chain(gradtx.ema(0.5), gradtx.scale(4.0)))
+    >>> tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))[0].tolist()
+    [3.0]
+    """
+    if not transforms:
+        raise errors.ArgumentTypeError(
+            "total()", expected="at least one transformation", got="none", cause="a list of parts was empty",
+            fix="write set_to_zero() where nothing is meant to be added",
+        )  # fmt: skip
+
+    def body(parts: Mapping[str, Pair]) -> Pair:
+        def init(params):
+            return {name: part.init(params) for name, part in parts.items()}
+
+        def update(updates, state, params, signals):
+            terms, new_state = [], {}
+            for name, part in parts.items():
+                term, new_state[name] = part.update(updates, state[name], params, signals)
+                terms.append(term)
+            return jax.tree.map(lambda *leaves: functools.reduce(operator.add, leaves), *terms), new_state
+
+        return Pair(init, update)
+
+    return compose(parts_by_name(transforms), body)

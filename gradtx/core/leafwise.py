@@ -122,10 +122,10 @@ def _without_leaves(leaves: Leaves, treedef: Any) -> Any:
 
 @contextlib.contextmanager
 def _naming_leaf(tree: Any, index: int) -> Iterator[None]:
-    """An error about the dtype of one leaf gets its path."""
+    """An error about the dtype or the shape of one leaf gets its path."""
     try:
         yield
-    except errors.DtypeError as error:
+    except (errors.DtypeError, errors.ShapeError) as error:
         raise error.at_leaf(leaf_paths(tree)[index]) from None
 
 

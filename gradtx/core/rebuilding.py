@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradtx import errors
 from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
@@ -117,15 +116,6 @@ def _evaluate(schedules: Mapping[str, Callable[[Any], Any]], step: jax.Array) ->
     values = {}
     for name, schedule in schedules.items():
         value = schedule(step)
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array) or (
-            jnp.shape(value) != () or jnp.iscomplexobj(value)
-        ):  # fmt: skip
-            raise errors.ArgumentTypeError(
-                f"{name}={errors.show(schedule)}",
-                expected="a schedule must return one real number for a step",
-                got=f"{type(value).__name__} {errors.show(value)}",
-                cause="the function lacks a return statement, or returns another function",
-                fix="write e.g. lambda step: 1e-3 * 0.5 ** (step / 1000)",
-            )
+        errors.check_returned(f"{name}={errors.show(schedule)}", value)
         values[name] = jax.lax.convert_element_type(value, jnp.float32)
     return values

@@ -1,20 +1,31 @@
-"""Gradient descent, with and without momentum."""
+"""Gradient descent, with momentum and with noise."""
+
+from typing import Any
 
 from gradtx import errors
 from gradtx.combinators import chain
 from gradtx.core import GradientTransformation, transformation
-from gradtx.transforms import scale_by_learning_rate, scale_by_momentum
+from gradtx.transforms import add_noise, scale_by_learning_rate, scale_by_momentum
 
 
 @transformation
 def sgd(
-    learning_rate: errors.NonNegative, momentum: errors.Decay | None = None, nesterov: bool = False
+    learning_rate: errors.NonNegative,
+    momentum: errors.Decay | None = None,
+    nesterov: bool = False,
+    *,
+    movement: bool = False,
 ) -> GradientTransformation:
-    """``u = -learning_rate * m`` with ``m = g``, or with ``momentum`` the heavy ball ``m <- g + momentum * m``.
+    """``u = -learning_rate * m`` with ``m = g``, or with ``momentum`` the heavy ball ``m <- momentum * m + g``.
+
+    With ``movement`` the memory is the last movement itself, ``m <- momentum * m - learning_rate * g``, ``u = m``. At a
+    constant learning rate the two are the same. Under a schedule they are not: a movement remembers the rates that it
+    was made with, so a rate that falls acts on new gradients only; the heavy ball (PyTorch, Optax) applies the rate of
+    the step to all of its memory at once. Sutskever et al. and TensorFlow accumulate movements.
 
     ``nesterov`` looks one step ahead. State: nothing, or one float32 number per parameter.
 
-    Source: Robbins and Monro 1951; Polyak 1964; Sutskever et al. 2013, ICML 28.
+    Source: Robbins and Monro 1951; Polyak 1964; Sutskever et al. 2013, ICML 28, equations 1 to 4.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.sgd(0.5)
@@ -22,4 +33,18 @@ def sgd(
     [-0.5]
     """
     accumulate = [] if momentum is None else [scale_by_momentum(momentum, nesterov)]
-    return chain(*accumulate, scale_by_learning_rate(learning_rate))
+    step = [scale_by_learning_rate(learning_rate)]
+    return chain(*step, *accumulate) if movement else chain(*accumulate, *step)
+
+
+@transformation
+def noisy_sgd(
+    learning_rate: errors.NonNegative, eta: errors.NonNegative = 0.01, gamma: errors.NonNegative = 0.55, key: Any = None
+) -> GradientTransformation:
+    """``u = -learning_rate * (g + sigma * N(0, 1))`` with the variance ``sigma^2 = eta / t^gamma``, ``t = 1, 2, ...``.
+
+    ``key`` is a whole number or a key of ``jax.random``, and must be given: it makes the noise. State: one key.
+
+    Source: Neelakantan et al. 2015, arXiv:1511.06807, section 3.
+    """
+    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))

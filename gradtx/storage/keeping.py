@@ -74,8 +74,7 @@ def stored(tx: GradientTransformation, layout: Layout) -> GradientTransformation
 
         def update(updates, state, params, signals):
             seed = signals.get("leaf_seed")
-            given = {name: value for name, value in signals.items() if name != "leaf_seed" or record.leaves is None}
-            updates, new_state = inner.update(updates, _decode(layout, state.inner), params, given)
+            updates, new_state = inner.update(updates, _decode(layout, state.inner), params, signals)
             return updates, StoredState(state.step, _encode(layout, new_state, state.step, seed))
 
         return Pair(init, update)

@@ -1,4 +1,4 @@
-"""Bounding updates: each element, or the norm of all of them."""
+"""Bounding updates: each element, or the norm of a leaf, of what leads into one unit, or of all."""
 
 import math
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.core import GradientTransformation, stateless, transformation
+from gradtx.core import EmptyState, GradientTransformation, stateless, transformation
+from gradtx.transforms.magnitudes import Axes, input_axes, limited, norm
 from gradtx.tree import cut, squared_norm
 
 # The root of what overflows float32. (Scaling before squaring would avoid the overflow, but the compiler then keeps a
@@ -58,3 +59,65 @@ def clip_by_global_norm(max_norm: errors.Positive) -> GradientTransformation:
 @jax.jit
 def _cut_and_scale(g: jax.Array, bound: jax.Array, factor: jax.Array) -> jax.Array:
     return cut(g, bound) * factor
+
+
+@transformation(locality="leaf")
+def clip_by_block_norm(max_norm: errors.Positive) -> GradientTransformation:
+    """``u = g * min(1, max_norm / ||g||)`` with the Euclidean norm of each leaf.
+
+    Gradients within the limit pass bit for bit; the norm is right over the whole range of float32.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.clip_by_block_norm(1.0)
+    >>> updates, _ = tx.update(jnp.array([3e30, 4e30]), tx.init(None))
+    >>> [round(float(u), 4) for u in updates]
+    [0.6, 0.8]
+    """
+    return stateless(lambda update: limited(update, max_norm))
+
+
+@transformation(locality="leaf")
+def clip_by_block_rms(threshold: errors.Positive) -> GradientTransformation:
+    """``u = g / max(1, RMS(g) / threshold)`` with the root mean square of each leaf.
+
+    Gradients within the limit pass bit for bit; the root mean square is right over the whole range of float32.
+
+    Source: Shazeer and Stern 2018, arXiv:1804.04235, section 6, where it clips Adafactor's updates at 1.
+    """
+    return stateless(lambda update: limited(update, threshold * math.sqrt(update.size)))
+
+
+@transformation(locality="leaf")
+def adaptive_grad_clip(
+    clipping: errors.Positive, eps: errors.Epsilon = 1e-3, axis: Axes = None
+) -> GradientTransformation:
+    """``u = g * min(1, clipping * max(||p||, eps) / ||g||)``, with the norms of the weights that lead into one unit.
+
+    Without ``axis`` these are the axes of the inputs, as JAX's layers order them: axis 0 of two or three, all but the
+    last of four or five; a vector, also one with further axes of length 1, is one unit. It needs the parameters.
+    Gradients within the limit pass bit for bit; the norms are right over the whole range of float32.
+
+    Raises ``ShapeError`` for more than five axes without ``axis``, and for an axis that a leaf does not have.
+
+    Source: Brock et al. 2021, arXiv:2102.06171, equation 3.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.adaptive_grad_clip(0.5)
+    >>> params = jnp.array([[2.0, 0.0], [0.0, 4.0]])
+    >>> tx.update(jnp.array([[3.0, 0.0], [0.0, 0.25]]), tx.init(params), params)[0].tolist()
+    [[1.0, 0.0], [0.0, 0.25]]
+    """
+
+    def axes_of(x):
+        is_vector = axis is None and sum(length > 1 for length in x.shape) <= 1
+        return None if is_vector else input_axes(x, axis)
+
+    def init(param):
+        axes_of(param)
+        return EmptyState()
+
+    def update(update, state, param):
+        axes = axes_of(update)
+        return limited(update, clipping * jnp.maximum(norm(param, axes), eps), axes), state
+
+    return GradientTransformation(init, update)

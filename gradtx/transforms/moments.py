@@ -30,14 +30,17 @@ class EmaState(NamedTuple):
 
 
 @transformation(locality="elementwise")
-def ema(decay: errors.Decay) -> GradientTransformation:
+def ema(decay: errors.Decay, *, output_decay: errors.Decay | None = None) -> GradientTransformation:
     """Moving average ``m <- decay * m + (1 - decay) * g``, ``u = m``, from ``m = 0`` and without correction.
 
-    (Optax's function of this name corrects the start by default: that is ``chain(ema(b), bias_correction(b))``.) Where
-    the average of a non-zero gradient falls below the normal numbers it is the smallest of them, with the gradient's
-    sign, instead of vanishing. State: one float32 number per parameter.
+    (Optax's function of this name corrects the start by default: that is ``chain(ema(b), bias_correction(b))``.) With
+    ``output_decay``, ``u = output_decay * m + (1 - output_decay) * g`` with the old ``m``: what leaves follows the
+    gradient at another rate than what is remembered, as in Lion. Where the average of a non-zero gradient falls below
+    the normal numbers it is the smallest of them, with the gradient's sign, instead of vanishing. State: one float32
+    number per parameter.
 
-    Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1 (first moment).
+    Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1 (first moment); Chen et al. 2023, arXiv:2302.06675,
+    algorithm 2 (two decays).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.ema(0.75)
@@ -49,10 +52,9 @@ def ema(decay: errors.Decay) -> GradientTransformation:
         return EmaState(mean=jnp.zeros_like(param))
 
     def update(update, state):
-        mean = _interpolate(state.mean, update, decay)
-        if not jnp.iscomplexobj(mean):
-            mean = jax.lax.select(mean == 0, jnp.sign(update) * jnp.finfo(mean.dtype).tiny, mean)
-        return mean, EmaState(mean)
+        mean = _average(state.mean, update, decay)
+        output = mean if output_decay is None else _average(state.mean, update, output_decay)
+        return output, EmaState(mean)
 
     return GradientTransformation(init, update)
 
@@ -95,6 +97,62 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
     return init, update, advance
 
 
+class VarianceState(NamedTuple):
+    step: Counter
+    mean_log_decay: SignedScalar
+    share: SignedScalar
+    mean: SignedTree
+    variance: NonNegativeTree
+
+
+@transformation(locality="elementwise")
+def variance(
+    decay: errors.Decay | None = None, *, initial_value: errors.NonNegativeNumber = 0.0, corrected: bool = False
+) -> Functions:
+    """Mean square about the mean, ``u = v = E[|g - E[g]|^2]``, in a form that never cancels and is never negative.
+
+    With ``d = g - m``, the share ``a`` of the new gradient and ``k = 1 - a`` of what was known: ``m <- m + a * d``,
+    ``v <- k * v + k * a * |d|^2``, from ``m = 0`` and ``v = initial_value``. With a decay ``a = 1 - decay``: exactly
+    Graves' ``n - m^2`` with ``n`` the moving average of ``g^2``, whose difference loses all digits where the mean is
+    4,000 deviations. ``corrected`` gives every gradient the weight that it has among those seen,
+    ``a = (1 - decay) / (1 - decay^t)``; without a decay all steps weigh the same, ``a = 1 / t``. In both the first
+    gradient is all that is known, so its variance is 0 and ``initial_value`` is forgotten. State: two float32 numbers
+    per parameter.
+
+    Source: Graves 2013, arXiv:1308.0850, equations 38 and 39; the form, West 1979, Communications of the ACM 22(9).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.variance()
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for g in (1.0, 3.0):
+    ...     v, state = tx.update(jnp.array([g]), state)
+    >>> v.tolist()
+    [1.0]
+    """
+
+    def init(param):
+        mean_log_decay, share = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        mean, variance = jnp.zeros_like(param), jnp.full_like(param.real, initial_value)
+        return VarianceState(first_step(), mean_log_decay, share, mean, variance)
+
+    def advance(state):
+        step = next_step(state.step)
+        if decay is None:
+            return state._replace(step=step, share=1.0 / step)
+        if not corrected:
+            return state._replace(step=step, share=_complement(decay))
+        mean_log_decay = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
+        share = jnp.where(step == 1, 1.0, _complement(decay) / _one_minus_exp(step * mean_log_decay))
+        return state._replace(step=step, mean_log_decay=mean_log_decay, share=share)
+
+    def update(update, state):
+        share, kept, difference = state.share, 1.0 - state.share, update - state.mean
+        variance = kept * state.variance + kept * share * _finite_square(difference)
+        return variance, state._replace(mean=state.mean + share * difference, variance=variance)
+
+    return init, update, advance
+
+
 class SumOfSquaresState(NamedTuple):
     sum_of_squares: NonNegativeTree
 
@@ -122,17 +180,20 @@ class RunningMaxState(NamedTuple):
 
 
 @transformation(locality="elementwise", real=True)
-def running_max() -> GradientTransformation:
+def running_max(decay: errors.Decay | None = None) -> GradientTransformation:
     """Largest value so far of a non-negative input, ``u = x_max <- max(x_max, x)``, from 0.
 
-    Source: Reddi, Kale and Kumar 2018, arXiv:1904.09237, algorithm 2.
+    With a decay the memory falls, ``x_max <- max(decay * x_max, x)``. State: one float32 number per parameter.
+
+    Source: Reddi, Kale and Kumar 2018, arXiv:1904.09237, algorithm 2; with a decay, Kingma and Ba 2015,
+    arXiv:1412.6980, algorithm 2.
     """
 
     def init(param):
         return RunningMaxState(jnp.zeros_like(param.real))
 
     def update(update, state):
-        maximum = jnp.maximum(state.maximum, update)
+        maximum = jnp.maximum(state.maximum if decay is None else decay * state.maximum, update)
         return maximum, RunningMaxState(maximum)
 
     return GradientTransformation(init, update)
@@ -144,6 +205,12 @@ def square_root(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
     return stateless(lambda update: jnp.sqrt(update + eps))
 
 
+@transformation(locality="elementwise")
+def absolute_value(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
+    """``u = |g| + eps``, real also for complex ``g``."""
+    return stateless(lambda update: jnp.abs(update) + eps)
+
+
 class BiasCorrectionState(NamedTuple):
     step: Counter
     mean_log_decay: SignedScalar
@@ -151,12 +218,13 @@ class BiasCorrectionState(NamedTuple):
 
 
 @transformation(locality="elementwise")
-def bias_correction(decay: errors.Decay) -> Functions:
+def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Functions:
     """Divides a moving average that started at zero by the weight it has seen, ``u = m / (1 - prod_i b_i)``.
 
     For a constant decay the weight is ``1 - b^t = -expm1(t * log b)``, ``t = 1, 2, ...``, in the form that does not
     cancel. For a decay that changes, ``t * log b`` is ``t`` times the mean of ``log b_i``, the one number that the
-    state keeps beside the step and the weight: it equals ``log b`` exactly where ``b`` is constant.
+    state keeps beside the step and the weight: it equals ``log b`` exactly where ``b`` is constant. ``steps_ahead``
+    gives the weight of a later step, until which the decay stays the present one: what a look-ahead divides by.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980, section 3.
 
@@ -173,7 +241,11 @@ def bias_correction(decay: errors.Decay) -> Functions:
     def advance(state):
         step = next_step(state.step)
         mean_log_decay = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
-        return BiasCorrectionState(step, mean_log_decay, _one_minus_exp(step * mean_log_decay))
+        count, log_decay = step, mean_log_decay
+        if steps_ahead:
+            count = step.astype(jnp.float32) + steps_ahead
+            log_decay = mean_log_decay + (_log(decay) - mean_log_decay) * (steps_ahead / count)
+        return BiasCorrectionState(step, mean_log_decay, _one_minus_exp(count * log_decay))
 
     def update(update, state):
         return update / state.weight, state
@@ -192,8 +264,12 @@ def _one_minus_exp(x: jax.Array) -> jax.Array:
     return jnp.where(x > -0.7, -x * series, 1.0 - jnp.exp(x))
 
 
-def _interpolate(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
-    return old + _complement(decay) * (new - old)
+def _average(mean: jax.Array, g: jax.Array, decay: Any) -> jax.Array:
+    """``decay * mean + (1 - decay) * g``, and not zero for a real ``g`` that is not."""
+    average = mean + _complement(decay) * (g - mean)
+    if jnp.iscomplexobj(average):
+        return average
+    return jax.lax.select(average == 0, jnp.sign(g) * jnp.finfo(average.dtype).tiny, average)
 
 
 def _complement(decay: Any) -> Any:

@@ -1,7 +1,7 @@
 """Every unit of the library, one row each. Adding a unit means adding one row; the laws in this folder do the rest."""
 
-from tests.laws.rows import combined, first_parts
+from tests.laws.rows import adaptive_rates, combined, first_parts, gradient_descent, regularization
 
-UNITS = (*first_parts.ROWS, *combined.ROWS)
+UNITS = (*first_parts.ROWS, *gradient_descent.ROWS, *adaptive_rates.ROWS, *regularization.ROWS, *combined.ROWS)
 
 RECIPES = tuple(unit for unit in UNITS if unit.constructor.__module__.startswith("gradtx.optimizers."))

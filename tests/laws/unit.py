@@ -37,7 +37,10 @@ class Unit:
     """A row. ``oracle`` is the float64 step function of ``tests/papers``, with the same arguments.
 
     ``domain`` is what the unit is defined on; ``real`` says that it refuses complex leaves; ``kept`` the dtype of its
-    parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by have vanished.
+    parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by, or products
+    that it goes on with, have vanished; ``sign`` says that it takes a sign: infinities become 1, and a sum that cancels
+    turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through the unit has
+    more roundings than Adam's ten, of up to half a unit each.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Unit:
     real: bool = False
     kept: Any = jnp.float32
     smallest: float = 0.0
+    sign: bool = False
+    ulps: float = 4.0
     bad: tuple[Bad, ...] = ()
 
     def make(self, **changed: Any) -> gradtx.GradientTransformation:
