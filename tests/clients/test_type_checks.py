@@ -19,7 +19,9 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 every_recipe = pytest.mark.parametrize(
-    "recipe", [getattr(gradtx.optimizers, name) for name in gradtx.optimizers.__all__], ids=gradtx.optimizers.__all__
+    "recipe",
+    [getattr(gradtx.optimizers, name) for name in gradtx.optimizers.__all__ if name != "noisy_sgd"],  # it wants a key
+    ids=lambda recipe: recipe.__name__,
 )
 
 

@@ -1,23 +1,7 @@
 """Claims about the example of feature and batch normalization."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-
-FILE = Path(__file__).parents[2] / "examples" / "batch_norm.py"
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("batch_norm_example", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

@@ -1,26 +1,8 @@
 """Claims about the example that compares regularizers."""
 
-import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "regularization.py"
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("regularization", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_short_run_compares_four_ways_and_only_the_proximal_step_makes_zeros(example, tmp_path, capsys):
@@ -47,13 +29,3 @@ def test_bad_options_end_with_status_2(example, capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         example.main(arguments)
     assert caught.value.code == 2 and arguments[0] in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "tqdm"])
-def test_a_missing_package_is_one_line_that_names_the_extra(package):
-    run = f"import sys, runpy; sys.modules[{package!r}] = None; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", run], cwd=EXAMPLE.parents[1], capture_output=True, text=True)
-    assert done.returncode != 0
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"regularization.py: {package}")
-    assert line.endswith("is missing; write pip install gradtx[examples]")

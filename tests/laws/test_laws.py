@@ -188,15 +188,20 @@ def test_the_x64_switch_promotes_nothing(unit):
 
 # Law 5
 
-MAGNITUDES = (0.0, 1.1754944e-38, 1e-25, 1e-4, 1.0, 300.0, 1e20, 3.4028235e38)
+LARGEST = float(np.finfo(np.float32).max)
+MAGNITUDES = (0.0, 1.1754944e-38, 1e-25, 1e-4, 1.0, 300.0, 1e20, 1e30, LARGEST)
 
 
 @every_unit
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda dtype: dtype.__name__)
 def test_finite_gradients_give_finite_steps_that_are_not_wrongly_zero(unit, dtype):
+    """Up to 1e30; up to the largest number of all where updates do not grow like the gradients, as sums of them do."""
+    passes_sizes_on = False
     for magnitude in MAGNITUDES:
         if magnitude > float(jnp.finfo(dtype).max) or 0 < magnitude < float(jnp.finfo(dtype).tiny):
             continue  # this dtype cannot hold the value
+        if magnitude == LARGEST and passes_sizes_on:
+            continue
         weights, state = params(dtype), made(unit).init(params(dtype))
         grads = {name: jnp.full(shape, magnitude, dtype) for name, shape in SHAPES.items()}
         for _ in range(2):
@@ -204,6 +209,8 @@ def test_finite_gradients_give_finite_steps_that_are_not_wrongly_zero(unit, dtyp
             weights = gradtx.apply_updates(weights, updates)
             for leaf in jax.tree.leaves((updates, state, weights)):
                 assert np.all(np.isfinite(np.asarray(leaf, np.float64))), magnitude
+        if magnitude == 1e30:
+            passes_sizes_on = any(np.any((1e26 < abs(leaf)) & (abs(leaf) < 1e34)) for leaf in jax.tree.leaves(updates))
         smallest = float(jnp.finfo(jnp.float32).tiny)
         if unit.oracle is not None and magnitude > 0:
             exact = exact_steps(unit, float(jnp.asarray(magnitude, dtype)), 2)
