@@ -8,15 +8,24 @@ TESTS ?= tests gradtx
 OUT ?= runs
 
 BIN := $(VENV)/bin
+EXAMPLES := $(basename $(notdir $(shell grep -l __main__ examples/*.py)))
 BENCHMARKS := import_cost step_cost accuracy normalization
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint docs bench clean
+.PHONY: demo examples pictures test test-all lint docs bench clean
 
 ## demo: train on handwritten digits and draw the curves
 demo: $(VENV)/.has-examples
 	$(BIN)/python examples/digits.py --out $(OUT)/digits $(ARGS)
+
+## examples: run every example; ARGS=--short makes it quick
+examples: $(VENV)/.has-examples
+	set -e; for name in $(EXAMPLES); do $(BIN)/python examples/$$name.py --out $(OUT)/$$name $(ARGS); done
+
+## pictures: the examples' pictures, for the documentation
+pictures: examples
+	cp $(OUT)/*/*.png docs/pictures/
 
 ## test: what does not take long
 test: $(VENV)/.has-test

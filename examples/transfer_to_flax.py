@@ -106,7 +106,7 @@ def learn(model, tx, images, labels, steps, seed, batch_size=64):
 
 
 def study(shots, seeds, steps):
-    """The accuracy on the worse camera's images, ``{way: [seed, number of images]}``, and without learning from them."""
+    """The accuracy on the worse camera's images, ``{way: [seed, number of images]}``, and with none of them."""
     clear, labels = shuffled_digits()
     worse = seen_by_the_worse_camera(clear)
     taught, new, held_out = slice(TAUGHT), slice(TAUGHT, -HELD_OUT), slice(-HELD_OUT, None)

@@ -7,6 +7,7 @@ from gradtx.combinators import (
     freeze,
     hyperparameters,
     masked,
+    metrics,
     named_chain,
     only,
     partition,
@@ -15,6 +16,7 @@ from gradtx.combinators import (
     set_hyperparameters,
     total,
     tunable,
+    watch,
 )
 from gradtx.core import GradientTransformation, apply_updates, stateless, transformation
 from gradtx.optimizers import (
@@ -54,6 +56,7 @@ from gradtx.transforms import (
     mean_square,
     normalize_by_update_norm,
     proximal_l1,
+    reduce_on_plateau,
     running_max,
     scale,
     scale_by_adam,
@@ -112,6 +115,7 @@ __all__ = [
     "losses",
     "masked",
     "mean_square",
+    "metrics",
     "nadam",
     "nadamw",
     "named_chain",
@@ -124,6 +128,7 @@ __all__ = [
     "per_layer",
     "proximal_l1",
     "ratio",
+    "reduce_on_plateau",
     "rmsprop",
     "running_max",
     "scale",
@@ -154,4 +159,5 @@ __all__ = [
     "transforms",
     "tunable",
     "variance",
+    "watch",
 ]

@@ -373,10 +373,15 @@ def is_schedule(constructor: Callable[..., Any], name: str, value: Any) -> bool:
     )
 
 
+def is_real(value: Any, shape: tuple[int, ...] = ()) -> bool:
+    """Whether ``value`` is one real number of Python, NumPy or JAX, traced or not, or an array of this shape."""
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
+    return is_number and np.shape(value) in ((), shape) and not jax.numpy.iscomplexobj(value)
+
+
 def check_returned(call: str, value: Any, shape: tuple[int, ...] = ()) -> None:
     """Refuses what a schedule returned unless it is one real number, or an array of them of this shape."""
-    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
-    if not is_number or np.shape(value) not in ((), shape) or jax.numpy.iscomplexobj(value):
+    if not is_real(value, shape):
         raise ArgumentTypeError(
             call,
             expected="a schedule must return one real number for a step",
@@ -447,7 +452,8 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
                 cause=f"did you mean {meant!r}?" if meant else "there is no other choice",
                 fix=f"write {key}={typing.get_args(alternative)[0]!r}",
             )
-        if alternative is bool and not isinstance(value, bool | np.bool_):
+        is_flag = alternative is bool and {*alternatives} <= {bool, type(None)}  # an array-like may be a bool, too
+        if is_flag and not isinstance(value, bool | np.bool_):
             raise ArgumentTypeError(
                 call, expected=f"{key} must be True or False", got=show(value), cause="a flag chooses a formula",
                 fix=f"write {key}=True",

@@ -5,16 +5,19 @@ from gradtx.combinators.fan_out import RatioState, ratio, total
 from gradtx.combinators.layering import PerLayerState, by_depth, per_layer
 from gradtx.combinators.selecting import UnusedLabelWarning, freeze, masked, only, partition
 from gradtx.combinators.tuning import hyperparameters, set_hyperparameters, tunable
+from gradtx.combinators.watching import WatchState, metrics, watch
 
 __all__ = [
     "PerLayerState",
     "RatioState",
     "UnusedLabelWarning",
+    "WatchState",
     "by_depth",
     "chain",
     "freeze",
     "hyperparameters",
     "masked",
+    "metrics",
     "named_chain",
     "only",
     "partition",
@@ -23,4 +26,5 @@ __all__ = [
     "set_hyperparameters",
     "total",
     "tunable",
+    "watch",
 ]

@@ -9,8 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gradtx import errors
-from gradtx.core import GradientTransformation, TunableState, public, rebuilt, transformation
-from gradtx.tree import path_name
+from gradtx.core import GradientTransformation, TunableState, public, rebuilt, states_of, transformation
 
 
 @transformation
@@ -54,7 +53,7 @@ def hyperparameters(state: Any) -> dict[str, jax.Array]:
     """
     found = [
         (path, name, value)
-        for path, part in _tunable_parts(state)
+        for path, part in states_of(TunableState, state)
         for name, value in {**part.hyperparameters, **part.scheduled}.items()
     ]
     names = [name for _, name, _ in found]
@@ -68,7 +67,7 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
     value that is not finite.
     """
     call = f"set_hyperparameters(state, {', '.join(f'{name}={errors.show(value)}' for name, value in values.items())})"
-    parts = [part for _, part in _tunable_parts(state)]
+    parts = [part for _, part in states_of(TunableState, state)]
     kept = {name for part in parts for name in part.hyperparameters}
     scheduled = {name for part in parts for name in part.scheduled}
     for name, value in values.items():
@@ -106,18 +105,6 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
         return jax.tree.map(replace, inner, is_leaf=lambda node: isinstance(node, TunableState))
 
     return set_inner(state)
-
-
-def _tunable_parts(state: Any, prefix: str = "") -> list[tuple[str, TunableState]]:
-    """Every ``TunableState`` in a state with its path, outer ones first."""
-    found = []
-    for path, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, TunableState))[
-        0
-    ]:
-        if isinstance(node, TunableState):
-            name = "/".join(filter(None, [prefix, path_name(path)]))
-            found += [(name, node), *_tunable_parts(node.inner, name)]
-    return found
 
 
 def _is_real(value: Any) -> bool:

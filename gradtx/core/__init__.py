@@ -47,6 +47,7 @@ from gradtx.core.roles import (
     first_step,
     map_fields,
     next_step,
+    states_of,
 )
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "rebuilt",
     "record_of",
     "stateless",
+    "states_of",
     "transformation",
     "widest",
 ]

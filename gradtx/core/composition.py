@@ -49,7 +49,10 @@ def widest(parts: Mapping[str, Record]) -> Locality:
 
 
 def join(parts: Mapping[str, Record], tree: Pair, leaves: Leaves | None = None) -> GradientTransformation:
-    """The transformation with these functions, whose record says what its parts' records say."""
+    """The transformation with these functions, whose record says what its parts' records say.
+
+    Without functions of one leaf it reads the whole tree, whatever its parts read.
+    """
     signals: dict[str, tuple[bool, str]] = {}
     needs_params = []
     for index, (name, part) in enumerate(parts.items()):
@@ -62,7 +65,7 @@ def join(parts: Mapping[str, Record], tree: Pair, leaves: Leaves | None = None) 
         Record(
             name="composition",
             call="composition",
-            locality=widest(parts),
+            locality=widest(parts) if leaves else "tree",
             tree=tree,
             leaves=leaves,
             parts=dict(parts),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core.roles import cast_like, map_fields, merge, shared, split, with_shared
-from gradtx.tree import describe, is_inexact, leaf_paths, leaf_seeds, strong, wide_dtype, widen
+from gradtx.tree import in_words, is_inexact, leaf_paths, leaf_seeds, strong, wide_dtype, widen
 
 
 class Pair(NamedTuple):
@@ -77,7 +77,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.StructureError(
                 errors.UNNAMED,
-                expected=f"a state that init made for a tree like the gradients, {describe(updates)}",
+                expected=f"a state that init made for a tree like the gradients, {in_words(updates)}",
                 got=f"one with {str(error).splitlines()[0][:160]}",
                 cause="the state belongs to another transformation or to other parameters",
                 fix="write state = tx.init(params) for these parameters",

@@ -12,10 +12,14 @@ all leaves. ``Nested`` holds states of other transformations; dictionaries and t
 import functools
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from gradtx.tree import path_name
+
+S = TypeVar("S")
 
 
 class Role(NamedTuple):
@@ -83,6 +87,18 @@ def map_fields(function: Callable[[str, Role, Any], Any], state: Any, path: str 
         below = f"{path}/{name}" if path else name
         fields.append(map_fields(function, value, below) if role.kind == "nested" else function(below, role, value))
     return type(state)(*fields)
+
+
+def states_of(kind: type[S], state: Any, prefix: str = "") -> list[tuple[str, S]]:
+    """Every state of this kind in any container of states, with its path; outer ones before those within them."""
+    found = []
+    for path, node in jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, kind))[0]:
+        if isinstance(node, kind):
+            name = "/".join(filter(None, [prefix, path_name(path)]))
+            found.append((name, node))
+            for field in getattr(kind, "_fields", ()):
+                found += states_of(kind, getattr(node, field), f"{name}/{field}" if name else field)
+    return found
 
 
 def shared(state: Any) -> Any:

@@ -46,7 +46,9 @@ def cosine_decay_schedule(
     return lambda step: on_cosine(step, init_value, end_value, decay_steps, exponent)
 
 
-def on_cosine(step: ArrayLike, init_value: Any, end_value: Any, steps: int, exponent: Any) -> jax.Array:
+def on_cosine(
+    step: ArrayLike, init_value: Any, end_value: Any, steps: int | jax.Array, exponent: Any = 1.0
+) -> jax.Array:
     """The value at ``step`` of half a cosine of ``steps`` steps.
 
     ``1/2 + 1/2 cos(pi t / T)`` is ``sin(pi r / 2T)**2`` with ``r = T - t`` steps remaining, and 1 minus the same of

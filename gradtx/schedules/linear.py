@@ -36,7 +36,7 @@ def linear_schedule(
     return lambda step: on_line(step, init_value, end_value, transition_steps, transition_begin)
 
 
-def on_line(step: ArrayLike, init_value: Any, end_value: Any, steps: int, begin: int = 0) -> jax.Array:
+def on_line(step: ArrayLike, init_value: Any, end_value: Any, steps: int | jax.Array, begin: int = 0) -> jax.Array:
     """The value at ``step`` of a line of ``steps`` steps; as two terms, so that neither end suffers cancellation."""
     done, remaining, total = progress(step, steps, begin)
     return init_value * (remaining / total) + end_value * (done / total)

@@ -1,5 +1,6 @@
 """What every schedule shares: steps come in as any number, values leave as float32."""
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,7 +17,10 @@ Schedule = Callable[[ArrayLike], Any]
 LARGEST = float(np.finfo(np.float32).max)
 LAST_STEP = int(np.iinfo(np.int32).max)
 
+TINY = float(np.finfo(np.float32).tiny)
+
 Value = Annotated[float, errors.Interval(-LARGEST, LARGEST, schedule=False)]
+Factor = Annotated[float, errors.Interval(0.0, LARGEST, open_low=True, schedule=False, smallest=TINY)]
 
 
 def as_step(step: ArrayLike) -> jax.Array:
@@ -47,20 +51,11 @@ def as_value(value: Any) -> Any:
 def evaluate(schedule: Schedule, step: jax.Array) -> jax.Array:
     """The value of anyone's schedule, in float32 of the step's shape."""
     value = schedule(step)
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array) or (
-        jnp.shape(value) not in ((), step.shape) or jnp.iscomplexobj(value)
-    ):  # fmt: skip
-        raise errors.ArgumentTypeError(
-            f"{errors.show(schedule)}(step)",
-            expected="a schedule must return one real number for a step",
-            got=f"{type(value).__name__} {errors.show(value)}",
-            cause="the function lacks a return statement, or makes a schedule instead of being one",
-            fix="write e.g. lambda step: 0.1 * 0.5 ** (step / 1000)",
-        )
+    errors.check_returned(f"{errors.show(schedule)}(step)", value, step.shape)
     return jnp.broadcast_to(jax.lax.convert_element_type(value, jnp.float32), step.shape)
 
 
-def progress(step: ArrayLike, steps: int, begin: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+def progress(step: ArrayLike, steps: int | jax.Array, begin: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How many of ``steps`` steps are done at ``step``, how many remain, and their sum, in float32.
 
     The sum is computed: by a constant XLA multiplies with the rounded inverse, and ``49 * (1 / 49)`` is not 1.
@@ -80,6 +75,19 @@ def check_countable(name: str, **counts: int) -> None:
                 got=count,
                 cause="steps are counted in 32 bits",
                 fix=f"write {key}={LAST_STEP}",
+            )
+
+
+def check_finite(call: str, *values: Any) -> None:
+    """Refuses values that are infinite in float32, where they are known; they come from arguments that are finite."""
+    for value in values:
+        if isinstance(value, float) and not math.fabs(value) <= LARGEST:
+            raise errors.ArgumentRangeError(
+                call,
+                expected="values whose products and quotients are finite in float32",
+                got=f"{value:g}",
+                cause="a factor is far too large or too small",
+                fix="give factors between 1e-6 and 1e6",
             )
 
 

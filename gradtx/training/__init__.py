@@ -8,9 +8,9 @@
 Each part works alone, and the state is a plain tuple.
 """
 
+from gradtx.training.averaging import mean_metrics
 from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.loss_form import from_plain
-from gradtx.training.metrics import mean_metrics
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
 from gradtx.training.state import TrainState, create_train_state
 from gradtx.training.step import NonFiniteLossWarning, make_eval_step, make_train_step

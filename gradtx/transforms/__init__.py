@@ -28,6 +28,7 @@ from gradtx.transforms.moments import (
 from gradtx.transforms.momentum import MomentumState, scale_by_lion, scale_by_momentum
 from gradtx.transforms.noise import AddNoiseState, add_noise
 from gradtx.transforms.normalizing import centralize, normalize_by_update_norm, scale_by_trust_ratio
+from gradtx.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from gradtx.transforms.scaling import (
     identity,
     scale,
@@ -44,6 +45,7 @@ __all__ = [
     "KeepZerosState",
     "MeanSquareState",
     "MomentumState",
+    "ReduceOnPlateauState",
     "RunningMaxState",
     "SumOfSquaresState",
     "VarianceState",
@@ -65,6 +67,7 @@ __all__ = [
     "mean_square",
     "normalize_by_update_norm",
     "proximal_l1",
+    "reduce_on_plateau",
     "running_max",
     "scale",
     "scale_by_adam",

@@ -25,8 +25,8 @@ def states(unit):
     return [
         state,
         jax.jit(tx.init)(weights),
-        tx.update(grads, state, weights)[1],
-        jax.jit(tx.update)(grads, state, weights)[1],
+        unit.fed(tx)(grads, state, weights)[1],
+        jax.jit(unit.fed(tx))(grads, state, weights)[1],
     ]
 
 
@@ -68,11 +68,12 @@ def test_all_states_of_a_transformation_have_one_type(unit):
 def test_a_state_of_numpy_arrays_is_as_good(unit):
     """What a checkpoint gives back."""
     tx, weights, grads = unit.make(), params(), gradients(domain=unit.domain)
-    _, state = tx.update(grads, tx.init(weights), weights)
-    expected = tx.update(grads, state, weights)
-    assert_identical(tx.update(grads, jax.tree.map(np.asarray, state), weights), expected)
+    update = unit.fed(tx)
+    _, state = update(grads, tx.init(weights), weights)
+    expected = update(grads, state, weights)
+    assert_identical(update(grads, jax.tree.map(np.asarray, state), weights), expected)
     numpy = jax.tree.map(np.asarray, (grads, state, weights))
-    for a, b in zip(*map(jax.tree.leaves, (tx.update(*numpy), expected)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (update(*numpy), expected)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -79,7 +79,7 @@ def in_units(actual: Any, exact: np.ndarray, *terms: np.ndarray) -> float:
 @with_an_oracle
 def test_one_step_is_within_four_units_in_the_last_place(unit):
     tx = unit.make()
-    update = jax.jit(tx.update)
+    update = jax.jit(unit.fed(tx))
     for spread in (False, True):
         weights = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
         state = tx.init(jnp.asarray(weights))
@@ -102,7 +102,7 @@ def largest_error(unit: Unit, steps: int) -> float:
     grads = np.stack([draw(unit, seed=t, spread=False) for t in range(steps)])
 
     def body(state, grad):
-        updates, state = tx.update(grad, state, jnp.asarray(weights))
+        updates, state = unit.fed(tx)(grad, state, jnp.asarray(weights))
         return state, updates
 
     _, ours = jax.jit(lambda state, grads: jax.lax.scan(body, state, grads))(tx.init(jnp.asarray(weights)), grads)

@@ -1,6 +1,7 @@
 """What a row of the law table says about a unit, and the bad arguments that many units share."""
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -40,7 +41,7 @@ class Unit:
     parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by, or products
     that it goes on with, have vanished; ``sign`` says that it takes a sign: infinities become 1, and a sum that cancels
     turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through the unit has
-    more roundings than Adam's ten, of up to half a unit each.
+    more roundings than Adam's ten, of up to half a unit each. ``signals`` are given to every update, and to the oracle.
     """
 
     name: str
@@ -54,15 +55,20 @@ class Unit:
     smallest: float = 0.0
     sign: bool = False
     ulps: float = 4.0
+    signals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
 
     def make(self, **changed: Any) -> gradtx.GradientTransformation:
         return self.constructor(*self.positional, **{**self.arguments, **changed})
 
+    def fed(self, tx: gradtx.GradientTransformation) -> Callable[..., Any]:
+        """The update of ``tx``, made by this row, with the row's signals."""
+        return functools.partial(tx.update, **self.signals)
+
     def exact(self, state: Mapping[str, Any], g: Any, p: Any, t: int) -> tuple[Any, dict[str, Any]]:
         """The oracle's step ``t`` with this row's arguments: the update and the new state."""
         assert self.oracle is not None
-        return self.oracle(state, g, p, t, **self.arguments)
+        return self.oracle(state, g, p, t, **self.arguments, **self.signals)
 
     @property
     def numbers(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ cosine = functools.partial(schedules.cosine_decay_schedule, 0.1)
 line = functools.partial(schedules.linear_schedule, 0.1, 0.0)
 warm_cosine = functools.partial(schedules.warmup_cosine_decay_schedule, 0.0, 0.1)
 join = schedules.join_schedules
+stable = functools.partial(schedules.warmup_stable_decay_schedule, 0.0, 0.1)
 
 
 class Lambda:
@@ -49,6 +50,54 @@ RANGE = [
     lambda: join([constant] * 3, [5, 3]),
     lambda: join([constant] * 2, [-1]),
     lambda: join([constant] * 2, [2**31]),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, 0.0, 10),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, -1.0, 10),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, 2.0, 0),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, 2.0, 2**31),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, 1e-50, 10),
+    lambda: schedules.exponential_decay(0.1, 0, 0.5),
+    lambda: schedules.exponential_decay(0.1, 10, 0.0),
+    lambda: schedules.exponential_decay(0.1, 10, -0.5),
+    lambda: schedules.exponential_decay(0.1, 10, math.nan),
+    lambda: schedules.exponential_decay(0.1, 10, 0.5, -1),
+    lambda: schedules.exponential_decay(0.1, 10, 0.5, end_value=math.inf),
+    lambda: schedules.step_decay(0.1, 0),
+    lambda: schedules.step_decay(0.1, 10, 0.0),
+    lambda: schedules.inverse_time_decay(0.1, 0),
+    lambda: schedules.inverse_time_decay(0.1, 10, -1.0),
+    lambda: schedules.inverse_time_decay(0.1, 10, transition_begin=2**31),
+    lambda: schedules.inverse_sqrt_decay(0.1, 0),
+    lambda: schedules.warmup_inverse_sqrt_schedule(0.1, 0),
+    lambda: schedules.warmup_exponential_decay_schedule(0.0, 0.1, -1, 10, 0.5),
+    lambda: schedules.warmup_exponential_decay_schedule(0.0, 0.1, 2, 0, 0.5),
+    lambda: schedules.piecewise_constant_schedule(0.1, {-1: 0.5}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1: -0.5}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1: math.nan}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {2**31: 0.5}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1: 1e30, 2: 1e30}),
+    lambda: schedules.piecewise_interpolate_schedule("square", 0.1),
+    lambda: schedules.piecewise_interpolate_schedule("linear", 0.1, {1: 1e30, 2: 1e30}),
+    lambda: schedules.linear_onecycle_schedule(0, 0.1),
+    lambda: schedules.linear_onecycle_schedule(10, 0.1, 30),
+    lambda: schedules.linear_onecycle_schedule(10, 0.1, 0.9),
+    lambda: schedules.linear_onecycle_schedule(10, 0.1, div_factor=0.0),
+    lambda: schedules.linear_onecycle_schedule(10, 0.1, div_factor=1e-30, final_div_factor=1e-30),
+    lambda: schedules.cosine_onecycle_schedule(-1, 0.1),
+    lambda: schedules.cosine_onecycle_schedule(10, 0.1, final_div_factor=-1.0),
+    lambda: schedules.cosine_restarts_schedule(0.1, 0),
+    lambda: schedules.cosine_restarts_schedule(0.1, 10, 0),
+    lambda: schedules.cosine_restarts_schedule(0.1, 2**31),
+    lambda: schedules.sgdr_schedule([]),
+    lambda: schedules.sgdr_schedule([dict(init_value=0.0, peak_value=0.1, warmup_steps=5, decay_steps=5)]),
+    lambda: stable(5, 5, 10),
+    lambda: stable(-1, 5, 10),
+    lambda: stable(5, 5, 2**31),
+    lambda: stable(1, 1, 10, shape="sqrt"),
+    lambda: schedules.render_schedule(constant, 0),
+    lambda: schedules.render_schedule(constant, 10, width=3),
+    lambda: schedules.render_schedule(constant, 10, height=1),
+    lambda: schedules.render_schedule({}, 10),
+    lambda: schedules.plot_schedule(constant, 2**31),
 ]
 
 TYPE = [
@@ -77,6 +126,31 @@ TYPE = [
     lambda: join([constant] * 2, [3.0]),
     lambda: join([constant] * 2, [True]),
     lambda: join([constant] * 2, {3: 0.1}),
+    lambda: schedules.polynomial_schedule(0.1, 0.0, "2", 10),
+    lambda: schedules.exponential_decay(0.1, 10.0, 0.5),
+    lambda: schedules.exponential_decay(0.1, 10, 0.5, staircase=1),
+    lambda: schedules.exponential_decay(0.1, 10, constant),
+    lambda: schedules.piecewise_constant_schedule(0.1, [100, 200]),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1.5: 0.1}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {True: 0.1}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {"1": 0.1}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1: "0.1"}),
+    lambda: schedules.piecewise_constant_schedule(0.1, {1: constant}),
+    lambda: schedules.linear_onecycle_schedule(10.0, 0.1),
+    lambda: schedules.linear_onecycle_schedule(10),
+    lambda: schedules.cosine_onecycle_schedule(10, None),
+    lambda: schedules.cosine_restarts_schedule(0.1, 10, 1.5),
+    lambda: schedules.sgdr_schedule(dict(init_value=0.0, peak_value=0.1, warmup_steps=0, decay_steps=5)),
+    lambda: schedules.sgdr_schedule(3),
+    lambda: schedules.sgdr_schedule([constant]),
+    lambda: schedules.sgdr_schedule([dict(init_value=0.0, peak_value=0.1, decay_steps=5)]),
+    lambda: stable(1, 1, 10.0),
+    lambda: schedules.render_schedule(0.1, 10),
+    lambda: schedules.render_schedule({"a": 0.1}, 10),
+    lambda: schedules.render_schedule(constant, 10.0),
+    lambda: schedules.render_schedule(constant, 10, width=20.5),
+    lambda: schedules.render_schedule(constant, 10, widht=20),
+    lambda: schedules.plot_schedule(None, 10),
 ]
 
 
@@ -110,6 +184,19 @@ def test_messages_say_what_to_write_instead():
         (lambda: join([constant] * 3, [5, 3]), r"must increase, got \(5, 3\)\. .* boundaries=\[5, 8\]"),
         (lambda: warm_cosine(100, 50), r"decay_steps counts all steps.* write decay_steps=150"),
         (lambda: cosine(2**31), r"at most 2147483647, got 2147483648"),
+        (lambda: stable(10, 50, 40), r"decay_steps counts all steps.* write decay_steps=100"),
+        (
+            lambda: schedules.linear_onecycle_schedule(10, 0.1, 0.9),
+            r"pct_final must be at least pct_start, got 0.85.* write pct_final=0.95",
+        ),
+        (
+            lambda: schedules.piecewise_constant_schedule(0.1, [1, 2]),
+            r"must be a dictionary {step: scale}, got list \[1, 2\].*=dict\(zip\(steps, scales\)\)",
+        ),
+        (
+            lambda: schedules.sgdr_schedule([dict(init_value=0.0, peak_value=0.1, warmup_steps=9, decay_steps=5)]),
+            r"^sgdr_schedule\(.*decay_steps must be greater than warmup_steps",
+        ),
     ]:
         with pytest.raises(errors.GradtxError, match=message):
             make()
