@@ -9,6 +9,7 @@ Each part works alone, and the state is a plain tuple.
 """
 
 from gradtx.training.averaging import mean_metrics
+from gradtx.training.batch_size import BatchSizeRow, BatchSizes, GradientNoise, compare_batch_sizes, gradient_noise
 from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.loss_form import from_plain
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
@@ -16,14 +17,19 @@ from gradtx.training.state import TrainState, create_train_state
 from gradtx.training.step import NonFiniteLossWarning, make_eval_step, make_train_step
 
 __all__ = [
+    "BatchSizeRow",
+    "BatchSizes",
+    "GradientNoise",
     "NonFiniteLossWarning",
     "Sparsity",
     "SparsityRow",
     "TrainState",
     "batches",
     "batches_per_epoch",
+    "compare_batch_sizes",
     "create_train_state",
     "from_plain",
+    "gradient_noise",
     "make_eval_step",
     "make_train_step",
     "mean_metrics",

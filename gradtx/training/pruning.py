@@ -9,6 +9,7 @@ import numpy as np
 
 from gradtx import errors
 from gradtx.combinators.layering import first_matches
+from gradtx.tables import aligned
 from gradtx.tree import is_inexact, leaf_paths
 
 
@@ -45,12 +46,7 @@ class Sparsity(tuple[SparsityRow, ...]):
             shape = "x".join(map(str, row.shape))
             empty = ["" if count is None else f"{count:,}" for count in (row.zero_inputs, row.zero_outputs)]
             cells.append([row.path, shape, f"{row.weights:,}", f"{row.zeros:,}", f"{row.fraction:.1%}", *empty])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            f"{name:{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths[1:], strict=True))
-            for name, *row in cells
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return aligned(cells)
 
 
 def sparsity(params: Any) -> Sparsity:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gradtx.combinators import metrics as watched_metrics
 from gradtx.core import apply_updates, next_step
 from gradtx.errors import ArgumentTypeError, checked_call, show
 from gradtx.training.keys import typed_key
@@ -59,12 +60,13 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
         loss: ``loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))``; see :func:`from_plain`.
         tx: A gradient transformation. It gets those of the signals above that its ``update`` takes.
         donate: Let the new state take the memory of the old one, which is gone afterwards.
-        gradient_norm: Report the 2-norm of the gradient too.
+        gradient_norm: Report the 2-norm of the gradient too (of all that comes in, whatever a watch reports by this name).
 
     Returns:
         The step. Its metrics are float32 or int32 scalars in a flat dict, still on the device: ``loss``, what the loss
         itself reports, ``examples`` (the length of the batch, unless the loss reports it), ``gradient_norm`` if asked
-        for. ``step.lower(state, batch)`` shows what is compiled.
+        for, and what a :func:`gradtx.watch` in ``tx`` saw, by the names of :func:`gradtx.metrics`.
+        ``step.lower(state, batch)`` shows what is compiled.
 
     The first call waits for its loss, and gives a :class:`NonFiniteLossWarning` if it is NaN or infinite; later calls
     never wait for the device. The state goes in and comes out in one order, by which JAX pairs donated arrays with
@@ -91,11 +93,11 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
     check_transformation(tx, call)
     _, update = tx
     taken = signals_taken(update)
-    reserved = frozenset({"loss", "gradient_norm"} if gradient_norm else {"loss"})
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         _check_state(state)
         step, params, opt_state, model_state, key = state
+        reserved = frozenset({"loss", *(["gradient_norm"] if gradient_norm else []), *watched_metrics(opt_state)})
         loss_key, update_key = jax.random.split(jax.random.fold_in(typed_key(key), step))
 
         def on_batch(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -111,7 +113,7 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
         signals = {"value": value, "grad": grads, "value_fn": value_fn, "key": update_key}
         updates, new_opt_state = update(grads, opt_state, params, **{name: signals[name] for name in taken})
         new_params = apply_updates(params, updates)
-        metrics = _complete(value, metrics, batch)
+        metrics = _complete(value, metrics, batch) | watched_metrics(new_opt_state)
         if gradient_norm:
             norm = jnp.sqrt(squared_norm(list(filter(is_inexact, jax.tree.leaves(grads)))))
             metrics["gradient_norm"] = norm.astype(jnp.float32)

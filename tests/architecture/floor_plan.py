@@ -6,7 +6,7 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "gradtx"
 
-GROUND = {"errors", "tree", "rounding", "linalg", "projections"}
+GROUND = {"errors", "tree", "tables", "rounding", "linalg", "projections"}
 PARTS = {*GROUND, "core", "schedules", "combinators", "storage", "transforms"}
 RECIPES = {*PARTS, "preconditioners", "curvature", "optimizers"}
 EVERYTHING = {*RECIPES, "norm", "losses", "training"}
@@ -14,16 +14,17 @@ EVERYTHING = {*RECIPES, "norm", "losses", "training"}
 MAY_IMPORT = {
     "errors": set(),
     "tree": {"errors"},
+    "tables": set(),
     "rounding": {"tree", "errors"},
     "linalg": {"errors"},
     "projections": {"errors"},
     "core": {"tree", "rounding", "errors"},
     "schedules": {"errors"},
-    "combinators": {"core", "tree", "errors", "schedules"},
+    "combinators": {"core", "tree", "tables", "errors", "schedules"},
     "storage": {"core", "tree", "rounding", "errors"},
     "transforms": PARTS - {"transforms"},
     "preconditioners": PARTS,
-    "curvature": {"core", "tree", "linalg", "errors", "combinators"},
+    "curvature": {"core", "tree", "tables", "linalg", "errors", "combinators"},
     "optimizers": RECIPES - {"optimizers"},
     "norm": {"tree", "errors"},
     "losses": {"tree", "projections", "errors"},
