@@ -3,7 +3,7 @@
 import collections
 import functools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -99,7 +99,7 @@ def describe_leaf(leaf: Any) -> str:
     return f"{type(leaf).__name__} {errors.show(leaf)}"
 
 
-def describe(tree: Any) -> str:
+def in_words(tree: Any) -> str:
     """A tree in a few words: its one array, or its container and number of leaves."""
     leaves, treedef = jax.tree.flatten(tree)
     if leaves and jax.tree_util.treedef_is_leaf(treedef):
@@ -130,7 +130,7 @@ def _structure_error(call: Any, what: str, tree: Any, like_what: str, like: Any)
     missing = sorted(set(like_paths) - set(paths))
     extra = sorted(set(paths) - set(like_paths))
     one_leaf = len(paths) == 1 and jax.tree_util.treedef_is_leaf(jax.tree.structure(tree))
-    got, cause = describe(tree), f"{what} and {like_what} come from different trees"
+    got, cause = in_words(tree), f"{what} and {like_what} come from different trees"
     fix = f"give {what} made from the same tree as {like_what}"
     if one_leaf and like_paths != [""]:
         cause, fix = (
@@ -147,7 +147,7 @@ def _structure_error(call: Any, what: str, tree: Any, like_what: str, like: Any)
         got, cause = f"{kinds[0]} where {like_what} has {kinds[1]}", f"equal leaves in different containers (at {at!r})"
         fix = f"convert one of them, e.g. jax.tree.unflatten(jax.tree.structure({like_what}), jax.tree.leaves({what}))"
     return errors.StructureError(
-        call, expected=f"{what} must have the structure of {like_what}, {describe(like)}", got=got, cause=cause, fix=fix
+        call, expected=f"{what} must have the structure of {like_what}, {in_words(like)}", got=got, cause=cause, fix=fix
     )
 
 
@@ -179,8 +179,8 @@ def broadcast_prefix(
     except (ValueError, TypeError, KeyError) as error:
         raise errors.SelectionError(
             call,
-            expected=f"{what} must be a tree that is a prefix of the parameters, {describe(tree)}",
-            got=f"{describe(prefix)} with paths {_few(leaf_paths(prefix))}",
+            expected=f"{what} must be a tree that is a prefix of the parameters, {in_words(tree)}",
+            got=f"{in_words(prefix)} with paths {_few(leaf_paths(prefix))}",
             cause=f"the trees part company ({str(error).splitlines()[0][:120]})",
             fix=f"give a tree with some of the paths {_few(leaf_paths(tree))}, or a pattern such as '*/kernel'",
         ) from None
@@ -192,16 +192,20 @@ def broadcast_prefix(
 _SMALL, _AT_ONCE = 4096, 32
 
 
+def summed_together(leaves: Sequence[Any]) -> list[list[int]]:
+    """The leaves, by number, in groups whose elements may be added first: small ones of one type, the others alone."""
+    alike: dict[Any, list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        alike.setdefault(jax.typeof(leaf) if leaf.size < _SMALL else index, []).append(index)
+    return [group[start : start + _AT_ONCE] for group in alike.values() for start in range(0, len(group), _AT_ONCE)]
+
+
 def squared_norm(tree: Any) -> jax.Array:
     """``sum |x|^2`` over all leaves, in at least float32; 0 for an empty tree."""
-    groups: dict[Any, list[Any]] = {}
-    for index, leaf in enumerate(jax.tree.leaves(tree)):
-        leaf = jnp.asarray(leaf)
-        groups.setdefault(jax.typeof(leaf) if leaf.size < _SMALL else index, []).append(leaf)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     total = jnp.zeros((), jnp.float32)
-    for alike in groups.values():
-        for start in range(0, len(alike), _AT_ONCE):
-            total = total + _sum_of_squares(alike[start : start + _AT_ONCE])
+    for group in summed_together(leaves):
+        total = total + _sum_of_squares([leaves[index] for index in group])
     return total
 
 

@@ -47,7 +47,7 @@ def only(tx: GradientTransformation, where: Where) -> GradientTransformation:
     ([-0.5, -0.5], [0.0, 0.0])
     """
     call = f"only({record_of(tx).call}, {errors.show(where)})"
-    return _routed({True: record_of(tx)}, ZERO, lambda tree: _selected(where, tree, call))
+    return _routed({True: record_of(tx)}, ZERO, lambda tree: selected(where, tree, call))
 
 
 @transformation
@@ -65,7 +65,7 @@ def freeze(where: Where) -> GradientTransformation:
     ([-0.5, -0.5], [0.0, 0.0])
     """
     call = f"freeze({errors.show(where)})"
-    return _routed({}, PASS, lambda tree: [None if not hit else ZERO for hit in _selected(where, tree, call)])
+    return _routed({}, PASS, lambda tree: [None if not hit else ZERO for hit in selected(where, tree, call)])
 
 
 @transformation
@@ -83,7 +83,7 @@ def masked(tx: GradientTransformation, mask: Where) -> GradientTransformation:
     ([1.5, 1.5], [1.0, 1.0])
     """
     call = f"masked({record_of(tx).call}, {errors.show(mask)})"
-    return _routed({True: record_of(tx)}, PASS, lambda tree: _selected(mask, tree, call, "mask"))
+    return _routed({True: record_of(tx)}, PASS, lambda tree: selected(mask, tree, call, "mask"))
 
 
 @transformation
@@ -225,7 +225,7 @@ def _trees(branches: Mapping[Any, Record], names: Mapping[Any, str], rest: Pair,
     return Pair(init, update)
 
 
-def _selected(where: Where, tree: Any, call: str, what: str = "where") -> list[bool]:
+def selected(where: Where, tree: Any, call: str, what: str = "where") -> list[bool]:
     """For each leaf, whether ``where`` selects it."""
     if isinstance(where, str | re.Pattern):
         paths = leaf_paths(tree)

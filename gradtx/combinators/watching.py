@@ -27,7 +27,7 @@ class WatchState(NamedTuple):
     parameter_norm: SignedScalar
     update_ratio: SignedScalar
     update_angle: SignedScalar
-    leaves: SignedScalar
+    leaves: SignedScalar  # by path, with the five numbers of the leaf in one array
     inner: Nested
 
 
@@ -42,7 +42,7 @@ def watch(tx: GradientTransformation, *, per_leaf: bool = False) -> GradientTran
         update_norm    = ||u||
         parameter_norm = ||p||                    before the update; NaN if it was not given the parameters
         update_ratio   = ||u|| / ||p||            0 where ||p|| = 0
-        update_angle   = angle between u and -g   in degrees; 90 where ||g|| = 0 or ||u|| = 0
+        update_angle   = angle between u and -g   in degrees; 90 where one of them is 0
 
     The updates are those of ``tx``, bit for bit; :func:`gradtx.metrics` reads the numbers. An angle of 0 is steepest
     descent, 90 goes along the contour line, more than 90 uphill. Norms are Euclidean, over all leaves, and with
@@ -64,8 +64,9 @@ def watch(tx: GradientTransformation, *, per_leaf: bool = False) -> GradientTran
     record = record_of(tx)
 
     def init(params: Any) -> WatchState:
-        leaves = {path: jnp.zeros(5) for path, _ in _watched(params)} if per_leaf else {}
-        return WatchState(**_nothing(), leaves=leaves, inner=record.tree.init(params))
+        zeros = {name: jnp.zeros((), jnp.float32) for name in METRICS}
+        leaves = {path: jnp.zeros(len(METRICS), jnp.float32) for path, _ in _watched(params)} if per_leaf else {}
+        return WatchState(**zeros, leaves=leaves, inner=record.tree.init(params))
 
     def update(updates: Any, state: WatchState, params: Any, signals: Any) -> tuple[Any, WatchState]:
         new_updates, inner = record.tree.update(updates, state.inner, params, signals)
@@ -77,7 +78,7 @@ def watch(tx: GradientTransformation, *, per_leaf: bool = False) -> GradientTran
             passed, sums = _with_sums(*[[column[index] for _, index in group] for column in columns])
             for (path, index), update in zip(group, passed, strict=True):
                 flat[index] = update
-                leaves |= {path: jnp.stack(list(_measured(sums).values()))} if per_leaf else {}
+                leaves |= {path: _in_one_array(sums)} if per_leaf else {}
             total = _plus(total, sums)
         return treedef.unflatten(flat), WatchState(**_measured(total), leaves=leaves, inner=inner)
 
@@ -103,7 +104,8 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         before = f"{path}/" if path and len(watches) > 1 else ""
         found |= {f"{before}{name}": getattr(watched, name) for name in METRICS}
         for leaf, of_leaf in watched.leaves.items():
-            found |= {f"{before}{name}/{leaf}" if leaf else f"{before}{name}": of_leaf[name] for name in METRICS}
+            after = f"/{leaf}" if leaf else ""
+            found |= {f"{before}{name}{after}": of_leaf[..., index] for index, name in enumerate(METRICS)}
     return found
 
 
@@ -114,19 +116,15 @@ def _watched(tree: Any) -> list[tuple[str, int]]:
 
 
 def _together(watched: list[tuple[str, int]], leaves: list[Any]) -> list[list[tuple[str, int]]]:
-    groups = summed_together([leaves[index] for _, index in watched])
+    groups = summed_together([jnp.asarray(leaves[index]) for _, index in watched])
     return [[watched[place] for place in group] for group in groups]
-
-
-def _nothing() -> dict[str, jax.Array]:
-    return {name: jnp.zeros((), jnp.float32) for name in METRICS}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One pass over a leaf. Each sum is taken twice, of numbers scaled by powers of two: a sum of squares at the first scale
-# is right for norms from 2^-99 to 2^27, at the second from there on.
+# is right for elements from 2^-101 and norms to 2^26, at the second for larger ones.
 
-_SCALES = (2.0**36, 2.0**-75)
+_SCALES = (2.0**38, 2.0**-75)
 
 
 class _Sums(NamedTuple):
@@ -212,12 +210,18 @@ def _measured(sums: list[_Sums]) -> dict[str, jax.Array]:
     low, high = sums
     g, u, _, p = map(_length, low, high)
     ratio = jnp.where(p.norm == 0, 0.0, u.norm / jnp.maximum(p.norm, 1e-37 * u.norm))  # limited to 1e37
-    at_low, at_high = low.product / g.at_low / u.at_low, high.product / g.at_high / u.at_high
+    at_low, at_high = _cosine(low, g.at_low, u.at_low), _cosine(high, g.at_high, u.at_high)
     cosine = jnp.where(jnp.isfinite(low.product), at_low, at_high)
-    still = (g.norm == 0) | (u.norm == 0)
-    angle = jnp.where(still, 90.0, jnp.degrees(jnp.arccos(jnp.clip(-cosine, -1.0, 1.0))))
+    angle = jnp.degrees(jnp.arccos(jnp.clip(-cosine, -1.0, 1.0)))
     numbers = zip(METRICS, (g.norm, u.norm, p.norm, ratio, angle), strict=True)
     return {name: number.astype(jnp.float32) for name, number in numbers}
+
+
+@jax.jit
+def _in_one_array(sums: list[_Sums]) -> jax.Array:
+    """The metrics of a leaf. (As five arrays, they take 10 ms for 400 leaves on XLA's CPU backend, instead of 5.)"""
+    measured = _measured(sums)
+    return jnp.stack([measured[name] for name in METRICS])
 
 
 class _Length(NamedTuple):
@@ -233,3 +237,7 @@ def _length(low: jax.Array, high: jax.Array) -> _Length:
     limited = jnp.where(jnp.isfinite(by_high), jnp.minimum(by_high, limit), by_high)
     norm = jnp.where(fits, by_low / _SCALES[0], limited / _SCALES[1])
     return _Length(norm, jnp.where(fits, by_low, by_high * step), jnp.where(fits, by_low / step, by_high))
+
+
+def _cosine(sums: _Sums, g: jax.Array, u: jax.Array) -> jax.Array:
+    return jnp.where(sums.product == 0, 0.0, sums.product / g / u)

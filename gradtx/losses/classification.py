@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx.errors import ArgumentRangeError, ArgumentTypeError, DtypeError, ShapeError, show
+from gradtx.errors import ArgumentRangeError, ArgumentTypeError, Call, DtypeError, ShapeError, show
+from gradtx.losses.operands import class_numbers, counted, floating, left_out, without, written
+from gradtx.tree import widen
 
 
 def softmax_cross_entropy(
@@ -54,25 +56,34 @@ def softmax_cross_entropy(
     >>> softmax_cross_entropy(jnp.array([[0.0, 0.0], [200.0, 0.0]]), jnp.array([1, 1])).tolist()
     [0.6931471824645996, 200.0]
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    axis = _class_axis(logits, labels, axis)
-    is_dense = _is_dense(logits, labels, axis)
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    z = logits.astype(wide)
-    counts = None if where is None else _per_class(jnp.asarray(where), logits, axis)
+    call = written("softmax_cross_entropy", logits, labels, where=where)
+    z, labels = widen(floating(call, ("logits", "labels"), logits)), jnp.asarray(labels)
+    axis = _class_axis(call, z, axis)
+    is_dense = labels.shape == z.shape
+    if is_dense and jnp.issubdtype(labels.dtype, jnp.complexfloating):
+        raise DtypeError(
+            call,
+            expected="labels must be real weights",
+            got=labels.dtype,
+            cause="a weight per class has no imaginary part",
+            fix="write labels.real",
+        )
+    if not is_dense:
+        shapes = {without(z.shape, (axis,)): "class numbers", z.shape: "a weight per class"}
+        labels = class_numbers(call, labels, shapes)
+    counts = counted(call, where, z.shape, (axis,))
     if counts is not None:
         z = jnp.where(counts, z, -jnp.inf)
 
     peak = jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True))
     z = z - jnp.where(jnp.isneginf(peak), 0, peak)
     if is_dense:
-        weights = labels.astype(wide) if counts is None else jnp.where(counts, labels.astype(wide), 0)
+        weights = labels.astype(z.dtype) if counts is None else jnp.where(counts, labels.astype(z.dtype), 0)
         impossible = jnp.isneginf(z) & (weights == 0)  # 0 * log 0 is 0
         return jnp.sum(weights, axis) * _log_sum_exp(z, axis) - jnp.sum(weights * jnp.where(impossible, 0, z), axis)
-    labels = labels.astype(jax.dtypes.canonicalize_dtype(np.int64))
     is_class = (labels >= 0) & (labels < z.shape[axis])
     loss = jnp.where(is_class, _surprise(z, labels, axis), jnp.nan)
-    return loss if counts is None else jnp.where(jnp.any(counts, axis), loss, 0)
+    return left_out(loss, counts, (axis,))
 
 
 def _classes(z: jax.Array, axis: int) -> jax.Array:
@@ -112,23 +123,11 @@ def _(axis: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array
     return loss, jnp.sum(jnp.where(is_label, jnp.expm1(-jnp.expand_dims(loss, axis)), p) * dz, axis)
 
 
-def _call(logits: jax.Array, labels: jax.Array) -> str:
-    return f"softmax_cross_entropy({show(logits)}, {show(labels)})"
-
-
-def _class_axis(logits: jax.Array, labels: jax.Array, axis: Any) -> int:
-    """The class axis counted from the front; checks the logits."""
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise DtypeError(
-            _call(logits, labels),
-            expected="logits must be floating",
-            got=logits.dtype,
-            cause="logits come before labels, and are not yet rounded to a class",
-            fix="write softmax_cross_entropy(logits, labels)",
-        )
+def _class_axis(call: Call, logits: jax.Array, axis: Any) -> int:
+    """The class axis counted from the front."""
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
         raise ArgumentTypeError(
-            _call(logits, labels),
+            call,
             expected="axis must be one whole number",
             got=show(axis),
             cause="there is one class axis",
@@ -136,7 +135,7 @@ def _class_axis(logits: jax.Array, labels: jax.Array, axis: Any) -> int:
         )
     if not -logits.ndim <= axis < logits.ndim:
         raise ArgumentRangeError(
-            _call(logits, labels),
+            call,
             expected=f"axis must be one of the {logits.ndim} axes of the logits",
             got=axis,
             cause="the logits need a class axis",
@@ -144,67 +143,10 @@ def _class_axis(logits: jax.Array, labels: jax.Array, axis: Any) -> int:
         )
     if logits.shape[axis] == 0:
         raise ShapeError(
-            _call(logits, labels),
+            call,
             expected="at least one class",
             got=f"none on axis {axis}",
             cause="the class axis is another one",
             fix="write axis=-1",
         )
     return int(axis) % logits.ndim
-
-
-def _is_dense(logits: jax.Array, labels: jax.Array, axis: int) -> bool:
-    """Whether the labels give a weight per class; raises where they are neither that nor class numbers."""
-    one_per_example = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if labels.shape == logits.shape:
-        if jnp.issubdtype(labels.dtype, jnp.complexfloating):
-            raise DtypeError(
-                _call(logits, labels),
-                expected="labels must be real weights",
-                got=labels.dtype,
-                cause="a weight per class has no imaginary part",
-                fix="write labels.real",
-            )
-        return True
-    if labels.shape != one_per_example:
-        squeezable = labels.size == np.prod(one_per_example, dtype=int)
-        raise ShapeError(
-            _call(logits, labels),
-            expected=f"labels of shape {one_per_example} (class numbers) or {logits.shape} (a weight per class)",
-            got=labels.shape,
-            cause="labels do not broadcast: one example would be counted against another's label",
-            fix=f"write labels.reshape{one_per_example}" if squeezable else "pass the labels of these very examples",
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise DtypeError(
-            _call(logits, labels),
-            expected="class numbers must be integers",
-            got=labels.dtype,
-            cause="the labels were read or converted as another dtype",
-            fix="write labels.astype(jnp.int32)",
-        )
-    return False
-
-
-def _per_class(where: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
-    """``where`` with the rank of the logits."""
-    one_per_example = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if where.dtype != jnp.bool_:
-        raise DtypeError(
-            f"softmax_cross_entropy({show(logits)}, labels, where={show(where)})",
-            expected="where must be bool",
-            got=where.dtype,
-            cause="where chooses; weights multiply the loss instead",
-            fix="write where=mask > 0",
-        )
-    if where.shape == one_per_example:
-        return jnp.broadcast_to(jnp.expand_dims(where, axis), logits.shape)
-    if where.ndim != logits.ndim or any(n not in (1, size) for n, size in zip(where.shape, logits.shape, strict=True)):
-        raise ShapeError(
-            f"softmax_cross_entropy({show(logits)}, labels, where={show(where)})",
-            expected=f"where of shape {one_per_example} (one bool per example) or {logits.shape} (one per class)",
-            got=where.shape,
-            cause="the mask belongs to another array",
-            fix="write where=labels >= 0",
-        )
-    return jnp.broadcast_to(where, logits.shape)

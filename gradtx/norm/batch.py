@@ -10,7 +10,7 @@ import numpy as np
 from gradtx import errors
 from gradtx.norm.normalization import Normalization
 from gradtx.norm.statistics import AxisName, check_floating, check_where, deviations, devices, own_axes
-from gradtx.tree import describe, widen
+from gradtx.tree import in_words, widen
 
 # A smaller one makes the gradient at a channel of equal values overflow: it holds eps**-1.5.
 SafeEpsilon = Annotated[float, errors.Interval(1e-24, schedule=False)]
@@ -190,7 +190,7 @@ def _check_forms(call: Any, params: Any, state: Any) -> None:
         raise errors.StructureError(
             call,
             expected='params must be {"scale": ..., "bias": ...}',
-            got=describe(params) + (f" with {', '.join(map(repr, params))}" if isinstance(params, Mapping) else ""),
+            got=in_words(params) + (f" with {', '.join(map(repr, params))}" if isinstance(params, Mapping) else ""),
             cause="apply takes params, state, x, train in this order",
             fix="write params, state = init(x.shape)",
         )
@@ -198,7 +198,7 @@ def _check_forms(call: Any, params: Any, state: Any) -> None:
         raise errors.StructureError(
             call,
             expected="state must be a BatchNormState",
-            got=describe(state),
+            got=in_words(state),
             cause="apply takes params, state, x, train in this order, and a restored state may have lost its type",
             fix="write params, state = init(x.shape), or BatchNormState(mean, variance)",
         )

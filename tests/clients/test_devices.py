@@ -24,6 +24,7 @@ OPTIMIZERS = {
     "clipped, a schedule": gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(lambda step: 1e-2)),
     "tunable": gradtx.tunable(gradtx.adamw, learning_rate=1e-2),
     "rmsprop": gradtx.chain(gradtx.rmsprop(1e-2, momentum=0.9), gradtx.mean_square()),
+    "watch": gradtx.watch(gradtx.adamw(1e-2), per_leaf=True),
     "only": gradtx.only(gradtx.adam(1e-2), "head*"),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16")),
     "with Optax's adamw": gradtx.chain(gradtx.clip(1.0), optax.adamw(1e-2)),

@@ -501,3 +501,30 @@ def test_the_state_is_made_under_jit_and_eval_shape():
     shapes = jax.eval_shape(lambda params: create_train_state(params, tx, key=KEY), {"w": jnp.ones(3)})
     assert isinstance(shapes, TrainState)
     assert shapes.params["w"].shape == (3,)
+
+
+# What a watch saw.
+
+
+def test_the_metrics_have_what_a_watch_in_the_optimizer_saw_and_outlive_the_state():
+    tx = gradtx.chain(gradtx.clip_by_global_norm(1e-3), gradtx.watch(gradtx.sgd(0.1), per_leaf=True))
+    state, step, history = start(tx), make_train_step(plain, tx), []
+    for _ in range(2):
+        state, metrics = step(state, BATCH)
+        history.append(metrics)
+    assert float(history[0]["gradient_norm"]) == pytest.approx(1e-3, rel=1e-6)
+    assert float(history[1]["update_norm/w"]) < float(history[1]["update_norm"]) == pytest.approx(1e-4, rel=1e-6)
+    assert {value.dtype for name, value in metrics.items() if name != "examples"} == {np.dtype(np.float32)}
+
+
+def test_the_gradient_norm_asked_for_is_the_one_before_all_parts():
+    tx = gradtx.chain(gradtx.clip_by_global_norm(1e-3), gradtx.watch(gradtx.sgd(0.1)))
+    _, metrics = make_train_step(plain, tx, gradient_norm=True)(start(tx), BATCH)
+    assert float(metrics["gradient_norm"]) > 1e-2 and float(metrics["update_norm"]) == pytest.approx(1e-4, rel=1e-6)
+
+
+def test_a_loss_cannot_report_a_metric_by_the_name_of_one_that_is_watched():
+    loss = loss_that_returns(lambda value, model_state, batch: (value, (model_state, {"update_ratio": value})))
+    tx = gradtx.watch(gradtx.sgd(0.1))
+    with pytest.raises(errors.LossFormError, match="update_ratio"):
+        make_train_step(loss, tx)(start(tx), BATCH)
