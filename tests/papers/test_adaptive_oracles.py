@@ -1,6 +1,5 @@
 """The oracles of momentum and adaptive rates by hand; our recipes, Optax and PyTorch take the steps that they say."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,20 +8,25 @@ import pytest
 import gradtx
 from tests.papers import adaptive_oracles as oracles
 from tests.papers.adaptive_oracles import ORACLES
+from tests.papers.running import (
+    EPS,
+    RATE,
+    STEPS,
+    assert_within,
+    drawn,
+    exact_updates,
+    titled,
+    updates_in_float32,
+    updates_of_pytorch,
+)
 
-EPS = float(np.finfo(np.float32).eps)
-STEPS, RATE = 100, 1e-2
 G = np.array([3.0, -0.25, 0.0])
 NOTHING = np.zeros(3)
 
 
 def run(name, gradients, param=NOTHING, **arguments):
     """The updates of the oracle along a run."""
-    updates, state = [], {}
-    for t, g in enumerate(gradients.astype(np.float64), 1):
-        update, state = ORACLES[name](state, g, param.astype(np.float64), t, **arguments)
-        updates.append(update)
-    return np.stack(updates)
+    return exact_updates(ORACLES[name], gradients, param, **arguments)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,30 +138,9 @@ RECIPES = (
 OURS_ALONE = {"movement", "bias_correction"}
 
 
-def titled(recipe):
-    return f"{recipe[0]}({', '.join(f'{name}={value}' for name, value in recipe[1].items())})"
-
-
 @pytest.fixture(scope="module")
 def problem():
-    """Gradients of 100 steps over four magnitudes, and the parameters where they are taken."""
-    rng = np.random.default_rng(0)
-    gradients = rng.normal(size=(STEPS, 64)) * np.repeat(np.logspace(-2.0, 1.0, 4), 16)
-    return gradients.astype(np.float32), rng.normal(size=64).astype(np.float32)
-
-
-def updates_in_float32(tx, gradients, param):
-    def body(state, g):
-        update, state = tx.update(g, state, param)
-        return state, update
-
-    return np.asarray(jax.jit(lambda state: jax.lax.scan(body, state, gradients)[1])(tx.init(jnp.asarray(param))))
-
-
-def assert_within(bound, updates, exact):
-    """Of the largest update that each parameter ever gets, in eps."""
-    error = np.abs(np.asarray(updates, np.float64) - exact).max(axis=0)
-    assert np.all(error <= bound * EPS * np.abs(exact).max(axis=0))
+    return drawn(np.logspace(-2.0, 1.0, 4))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=titled)
@@ -194,19 +177,10 @@ PYTORCH = (
 
 @pytest.mark.parametrize("recipe", PYTORCH, ids=lambda recipe: f"{recipe[0]}({recipe[1]})")
 def test_pytorch_takes_the_steps_of_the_paper(recipe, problem):
-    """With the parameters at zero before every step, where the new parameters are the update, unrounded."""
-    torch = pytest.importorskip("torch", reason="PyTorch is the second peer; its CPU build is enough")
     theirs, their_arguments, name, arguments = recipe
-    gradients, param = problem
-    weight = torch.zeros(param.shape[0], requires_grad=True)
-    optimizer = getattr(torch.optim, theirs)([weight], lr=RATE, **their_arguments)
-    updates = []
-    for g in gradients:
-        weight.data.zero_()
-        weight.grad = torch.from_numpy(g)
-        optimizer.step()
-        updates.append(weight.detach().numpy().copy())
-    assert_within(256, np.stack(updates), run(name, gradients, learning_rate=RATE, param=np.zeros(64), **arguments))
+    gradients, _ = problem
+    updates = updates_of_pytorch(theirs, gradients, **their_arguments)
+    assert_within(256, updates, run(name, gradients, learning_rate=RATE, param=np.zeros(64), **arguments))
 
 
 @pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
