@@ -4,6 +4,7 @@ from gradtx import combinators, core, errors, losses, norm, optimizers, schedule
 from gradtx.combinators import (
     by_depth,
     chain,
+    describe,
     freeze,
     hyperparameters,
     masked,
@@ -101,6 +102,7 @@ __all__ = [
     "clip_by_global_norm",
     "combinators",
     "core",
+    "describe",
     "ema",
     "errors",
     "freeze",

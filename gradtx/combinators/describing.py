@@ -1,5 +1,6 @@
 """What a transformation is made of, and what each part keeps: a table, without running anything."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.core import PASS, ZERO, GradientTransformation, Pair, Record, TunableState, record_of, roles_of
-from gradtx.tree import describe_leaf, is_array, leaf_paths, path_name
+from gradtx.core import PASS, ZERO, GradientTransformation, Pair, Record, TunableState, record_of
+from gradtx.core.roles import is_state, roles
+from gradtx.tree import describe_leaf, is_array, leaf_paths, path_name, widen
 
 
 class DescribedField(NamedTuple):
-    """A field of a state: its arrays by shape and dtype."""
+    """What a state keeps under one name: arrays by shape and dtype."""
 
     name: str
     arrays: tuple[Any, ...]
@@ -24,17 +26,16 @@ class DescribedField(NamedTuple):
 
     def __str__(self) -> str:
         if len(self.arrays) == 1:
-            return f"{self.name} {describe_leaf(self.arrays[0])}"
-        dtypes = ", ".join(sorted({str(array.dtype) for array in self.arrays}))
-        return f"{self.name} {dtypes} x {len(self.arrays)}" if self.arrays else f"{self.name} (empty)"
+            return f"{self.name} {describe_leaf(self.arrays[0])}" if self.arrays[0].shape else self.name
+        return f"{self.name} {len(self.arrays)} x {', '.join(sorted({str(array.dtype) for array in self.arrays}))}"
 
 
 class DescribedPart(NamedTuple):
-    """One part of a transformation.
+    """A part of a transformation, by :func:`describe`.
 
-    ``path`` is where its state is, ``call`` how it was written, ``reads`` how far its update reads, ``fields`` what it
-    keeps itself, ``bytes`` their size, ``needs`` the signals that it takes (``key?`` if it does without) and
-    ``params``, and ``leaves`` the paths of those that it serves, or None if that is not known.
+    ``path`` says where in the state its own is, ``call`` how it was written, ``reads`` how far its update reads,
+    ``fields`` what it keeps itself and ``bytes`` their size, ``needs`` its signals (``key?`` where it does without) and
+    ``params``, ``leaves`` the paths of those that it works on, None where that is not known.
     """
 
     path: str
@@ -42,103 +43,204 @@ class DescribedPart(NamedTuple):
     call: str
     reads: str
     fields: tuple[DescribedField, ...]
-    bytes: int
     needs: tuple[str, ...]
     leaves: tuple[str, ...] | None
 
+    @property
+    def bytes(self) -> int:
+        return sum(field.bytes for field in self.fields)
+
 
 class Description(tuple[DescribedPart, ...]):
-    """Rows of :func:`describe`, the whole first, then its parts in order; prints as a table."""
+    """Rows of :func:`describe`, and ``state_bytes`` and ``parameter_bytes`` of all; prints as a table."""
 
-    state_bytes: int
-    """Bytes of the whole state."""
-    parameter_bytes: int
-    """Bytes of the parameters, in their own dtypes."""
+    parameter_bytes: int = 0
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(row.bytes for row in self)
 
     def __repr__(self) -> str:
-        count = len(self[0].leaves or ())
         cells = [("part", "reads", "keeps", "bytes", "needs", "leaves")]
         for row in self:
-            keeps = ", ".join(map(str, row.fields))
             size = f"{row.bytes:,}" if row.fields else ""
-            name = _short("  " * row.depth + row.call, 56)
-            cells.append((name, row.reads, keeps, size, ", ".join(row.needs), _leaves_in_words(row.leaves, count)))
-        shown = [column for column in zip(*cells, strict=True) if any(column[1:])]
-        widths = [max(map(len, column)) for column in shown]
-        lines = [
-            "  ".join(f"{cell:>{w}}" if column[0] == "bytes" else f"{cell:{w}}" for cell, w, column in
-                      zip(line, widths, shown, strict=True)).rstrip()
-            for line in zip(*shown, strict=True)
-        ]  # fmt: skip
-        times = f", {self.state_bytes / self.parameter_bytes:.2f} times the parameters" if self.parameter_bytes else ""
-        return "\n".join([*lines, f"state: {self.state_bytes:,} bytes{times}"])
+            keeps = ", ".join(map(str, row.fields))
+            cells.append((_indented(row), row.reads, keeps, size, ", ".join(row.needs), self._leaves(row)))
+        columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+        widths = [max(map(len, column)) for column in columns]
+        shown = [
+            [cell.rjust(width) if column[0] == "bytes" else cell.ljust(width) for cell in column]
+            for column, width in zip(columns, widths, strict=True)
+        ]
+        lines = ["  ".join(line).rstrip() for line in zip(*shown, strict=True)]
+        return "\n".join([*lines, f"{self.state_bytes:,} bytes of state, {self.parameter_bytes:,} of parameters"])
+
+    def _leaves(self, row: DescribedPart) -> str:
+        """In words, and only where they are not all."""
+        if row.leaves is None:
+            return "not known"
+        if row.leaves == self[0].leaves:
+            return ""
+        return ", ".join(row.leaves[:3]) + (f" and {len(row.leaves) - 3} more" if len(row.leaves) > 3 else "") or "none"
 
 
 def describe(tx: GradientTransformation, params: Any) -> Description:
-    """The parts of a transformation, and what each keeps for these parameters: rows that print as a table.
+    """The parts of a transformation and what each keeps for these parameters: rows that print as a table.
 
-    A row has ``call`` (the part as it was written), ``reads`` (its element, its leaf or the whole tree), ``fields``
-    (what it keeps, with shapes and dtypes), ``bytes``, ``needs`` (signals, ``params``), ``leaves`` (the paths of those
-    that it serves) and ``path`` (where its state is). The whole has ``state_bytes`` and ``parameter_bytes``. Of a
-    foreign part (Optax's) the name and the arrays of its state are known, and its signals if its signature has them.
+    A row has ``call`` (the part as it was written), ``reads`` (``element``, ``leaf`` or ``tree``), ``fields`` (what it
+    keeps, by shape and dtype), ``bytes``, ``needs`` (signals and ``params``), ``leaves`` (the paths of those that it
+    works on) and ``path`` (where in the state its own is). All rows have ``state_bytes`` and ``parameter_bytes``. Of a
+    foreign part (Optax's), its name, what its signature says and the arrays of its state are known.
 
-    ``params`` may be arrays or only shapes (``jax.ShapeDtypeStruct``): nothing runs on a device.
+    ``params`` may be arrays or just their shapes (``jax.ShapeDtypeStruct``): nothing runs on a device.
 
-    Raises what ``tx.init(params)`` raises, ``DtypeError`` for leaves that are no arrays.
+    Raises ``DtypeError`` for a leaf that is no array, and what ``tx.init(params)`` raises.
 
     >>> import gradtx, jax, jax.numpy as jnp
-    >>> tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1, momentum=0.9))
-    >>> gradtx.describe(tx, {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32), "b": jax.ShapeDtypeStruct((), jnp.float32)})
-    part                                                      reads     keeps                 bytes
-    chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9))   the tree
-    state: 28 bytes, 1.00 times the parameters
+    >>> tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1, momentum=0.87))
+    >>> gradtx.describe(tx, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)})
+    part                                                      reads    keeps                 bytes
+    chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.87))  tree
+      clip_by_global_norm(1.0)                                tree
+      sgd(0.1, momentum=0.87)                                 element
+        scale_by_momentum(0.87, False)                        element  momentum 2 x float32     32
+        scale_by_learning_rate(0.1)                           element
+    32 bytes of state, 32 of parameters
     """
     record = record_of(tx)
-    tree = jax.tree.unflatten(jax.tree.structure(params), _shapes(record, params))
+    tree = _shapes(record, params)
     init, _ = tx
     state = jax.eval_shape(init, tree)
-    leaves = leaf_paths(tree)
-    rows = Description(_rows(record, state, "", "", 0, [True] * len(leaves), tree))
-    rows.state_bytes, rows.parameter_bytes = (
-        DescribedField("", tuple(jax.tree.leaves(arrays))).bytes for arrays in (state, tree)
-    )
+    rows = Description(_rows(record, state, tree, "", "", 0, [True] * len(jax.tree.leaves(tree))))
+    rows.parameter_bytes = DescribedField("", tuple(jax.tree.leaves(tree))).bytes
     return rows
 
 
-def _shapes(record: Record, params: Any) -> list[jax.ShapeDtypeStruct]:
-    shapes = []
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        if not is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
+def _indented(row: DescribedPart, width: int = 60) -> str:
+    text = "  " * row.depth + row.call
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _shapes(record: Record, params: Any) -> Any:
+    """The parameters without their values."""
+    flat, treedef = jax.tree.flatten(params)
+    for index, leaf in enumerate(flat):
+        if not is_array(leaf) and not isinstance(leaf, int | float | complex):
             raise errors.DtypeError(
                 f"describe({record.call}, params)", expected="leaves must be arrays, or their shapes and dtypes",
-                got=describe_leaf(leaf), at=repr(path), cause="a whole model was given, with functions or text in it",
+                got=describe_leaf(leaf), at=repr(leaf_paths(params)[index]),
+                cause="a whole model was given, with functions or text in it",
                 fix="pass only its arrays, e.g. eqx.filter(model, eqx.is_inexact_array)",
             )  # fmt: skip
-        shapes.append(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
-    return shapes
-
-
-_READS = {"elementwise": "its element", "leaf": "its leaf", "tree": "the tree"}
+    return treedef.unflatten([jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in flat])
 
 
 def _rows(
-    record: Record, state: Any, name: str, path: str, depth: int, served: list[bool] | None, tree: Any
+    record: Record, state: Any, tree: Any, name: str, path: str, depth: int, served: list[bool] | None
 ) -> Iterator[DescribedPart]:
-    """The row of a part, then those of its parts. ``served`` says which leaves come to it, if that is known."""
+    """The row of a part, then those of its parts; ``served`` says which leaves it is given, None that it is unknown."""
+    kept = _with_a_field(state, tree) if served is None else None
+    if kept is not None:  # these leaves are the whole tree that the part sees
+        flat, treedef = jax.tree.flatten(tree)
+        tree = treedef.unflatten([leaf if with_field else None for leaf, with_field in zip(flat, kept, strict=True)])
+        served = [True] * sum(kept)
     pairs = record.leaves.resolve(tree) if record.leaves is not None and served is not None else None
     if served is not None and pairs is not None:
-        served = [comes and pair is not PASS for comes, pair in zip(served, pairs, strict=True)]
-    by_part, below = _of_parts(state)
-    fields = tuple(_fields(record, state, tree))
-    call = str(record.call)
-    yield DescribedPart(
-        path, depth, call if name in ("", *_names_of(record.name, name)) else f"{name}: {call}",
-        _READS[record.locality], fields, sum(field.bytes for field in fields), tuple(_needs(record)),
-        _served_paths(served, state, tree),
-    )  # fmt: skip
-    if pairs is not None:
-        assert served is not None
-        of_leaves = _states_of_leaves(pairs, served, jax.tree.leaves(tree))
+        served = [given and pair is not PASS for given, pair in zip(served, pairs, strict=True)]
+    paths = leaf_paths(tree)
+    leaves = None if served is None else tuple(path for path, given in zip(paths, served, strict=True) if given)
+    known_by_call = name == record.name or name.startswith(f"{record.name}_") or not name
+    call = str(record.call) if known_by_call else f"{name}: {record.call}"
+    reads = {"elementwise": "element"}.get(record.locality, record.locality)
+    yield DescribedPart(path, depth, call, reads, tuple(_fields(record, state, paths)), tuple(_needs(record)), leaves)
+    by_leaf = None if served is None or pairs is None else _states_by_leaf(pairs, served, jax.tree.leaves(tree))
+    held, below = _held(state)
     for part_name, part in record.parts.items():
-        part_path = "/".join(filter(None, [path, below, part_name]))
-        yield from _rows(part, by_part.get(part_name), part_name, part_path, depth + 1, served, tree)
+        below_it = "/".join(filter(None, [path, below, part_name]))
+        given = None if served is None else _given(record, part, part_name, served, by_leaf, tree)
+        yield from _rows(part, held.get(part_name), tree, part_name, below_it, depth + 1, given)
+
+
+def _held(state: Any) -> tuple[Mapping[str, Any], str]:
+    """The states of parts by their names, and where among the fields they are."""
+    if isinstance(state, TunableState):
+        held, below = _held(state.inner)
+        return held, f"inner/{below}" if below else "inner"
+    return (state if isinstance(state, dict) else state._asdict() if is_state(state) else {}), ""
+
+
+def _fields(record: Record, state: Any, paths: list[str]) -> Iterator[DescribedField]:
+    """What a part keeps itself; of a foreign one, the arrays of its state by what stands before the leaf's path."""
+    if isinstance(state, dict) and not record.foreign:
+        return
+    if is_state(state) and not record.foreign:
+        for name, role in roles(type(state)).items():
+            arrays = tuple(jax.tree.leaves(getattr(state, name))) if role.kind != "nested" else ()
+            if arrays:
+                yield DescribedField(name, arrays)
+        if isinstance(state, TunableState) and not isinstance(state.inner, dict):
+            yield from _fields(record, state.inner, paths)
+        return
+    grouped: dict[str, list[Any]] = {}
+    for key, array in jax.tree_util.tree_flatten_with_path(state)[0]:
+        whole = path_name(key)
+        of_leaf = max((path for path in paths if whole.endswith(f"/{path}") and path), key=len, default="")
+        grouped.setdefault(whole.removesuffix(f"/{of_leaf}"), []).append(array)
+    yield from (DescribedField(name, tuple(arrays)) for name, arrays in grouped.items())
+
+
+def _needs(record: Record) -> Iterator[str]:
+    """What a part itself takes; of one that is made of others, they say it."""
+    if not record.parts:
+        yield from (["params"] if record.needs_params else [])
+        yield from (name if required else f"{name}?" for name, (required, _) in record.signals.items())
+        yield from (["any signal"] if record.any_signal else [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which leaves. What runs leaf by leaf says it by its functions for each leaf; of the others, states like the parameters
+# do.
+
+# Each of their parts works on all leaves that they are given, also where they read the whole tree.
+_OF_ALL_LEAVES = {"chain", "named_chain", "ratio", "total", "watch", "stored"}
+
+
+def _given(
+    record: Record, part: Record, name: str, served: list[bool], by_leaf: list[Any] | None, tree: Any
+) -> list[bool] | None:
+    """Which leaves a part is given by the one that it belongs to, which works on ``served``."""
+    if by_leaf is None:
+        return served if record.name in _OF_ALL_LEAVES else None
+    own = part.leaves.resolve(tree) if part.leaves is not None else [None] * len(served)
+    states = [_held(state)[0].get(name, state) for state in by_leaf]
+    return [
+        given and (state is not None or pair in (PASS, ZERO))
+        for given, state, pair in zip(served, states, own, strict=True)
+    ]
+
+
+def _states_by_leaf(pairs: list[Pair], served: list[bool], leaves: list[Any]) -> list[Any]:
+    """The state that a part has for each leaf, None for none."""
+    init = functools.cache(lambda pair, leaf: jax.eval_shape(lambda leaf: pair.init(widen(leaf)), leaf))
+    return [init(pair, leaf) if given else None for pair, given, leaf in zip(pairs, served, leaves, strict=True)]
+
+
+def _with_a_field(state: Any, tree: Any) -> list[bool] | None:
+    """The leaves for which a state keeps something; None if none of its fields is like the parameters."""
+    fields = list(_like_params(state))
+    if not fields:
+        return None
+    kept = {path for field in fields for path in leaf_paths(field)}
+    return [path in kept for path in leaf_paths(tree)]
+
+
+def _like_params(state: Any) -> Iterator[Any]:
+    if isinstance(state, dict):
+        for value in state.values():
+            yield from _like_params(value)
+    elif is_state(state):
+        for name, role in roles(type(state)).items():
+            if role.like_params:
+                yield getattr(state, name)
+            elif role.kind == "nested":
+                yield from _like_params(getattr(state, name))

@@ -56,7 +56,10 @@ def next_step(step: jax.Array) -> jax.Array:
 @functools.cache
 def roles(state_type: type) -> dict[str, Role]:
     """The role of each field of a state type; empty for a type that declares none."""
-    hints = typing.get_type_hints(state_type, include_extras=True)
+    try:
+        hints = typing.get_type_hints(state_type, include_extras=True)
+    except NameError:  # a foreign type, annotated with what only type checkers import
+        return {}
     found: dict[str, Role] = {}
     for name in getattr(state_type, "_fields", ()):
         role = getattr(hints.get(name), "__metadata__", (None,))[0]

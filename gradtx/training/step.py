@@ -60,7 +60,7 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
         loss: ``loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))``; see :func:`from_plain`.
         tx: A gradient transformation. It gets those of the signals above that its ``update`` takes.
         donate: Let the new state take the memory of the old one, which is gone afterwards.
-        gradient_norm: Report the 2-norm of the gradient too (of all that comes in, whatever a watch reports by this name).
+        gradient_norm: Report the 2-norm of the gradient too, in place of what a watch calls so.
 
     Returns:
         The step. Its metrics are float32 or int32 scalars in a flat dict, still on the device: ``loss``, what the loss
@@ -97,7 +97,8 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         _check_state(state)
         step, params, opt_state, model_state, key = state
-        reserved = frozenset({"loss", *(["gradient_norm"] if gradient_norm else []), *watched_metrics(opt_state)})
+        reserved = {"loss", "gradient_norm"} if gradient_norm else {"loss"}
+        reserved = frozenset(reserved | watched_metrics(opt_state).keys())
         loss_key, update_key = jax.random.split(jax.random.fold_in(typed_key(key), step))
 
         def on_batch(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
