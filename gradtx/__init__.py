@@ -1,6 +1,18 @@
 """gradtx: composable, pure gradient transformations for JAX."""
 
-from gradtx import combinators, core, errors, losses, norm, optimizers, schedules, storage, training, transforms
+from gradtx import (
+    combinators,
+    core,
+    curvature,
+    errors,
+    losses,
+    norm,
+    optimizers,
+    schedules,
+    storage,
+    training,
+    transforms,
+)
 from gradtx.combinators import (
     by_depth,
     chain,
@@ -102,6 +114,7 @@ __all__ = [
     "clip_by_global_norm",
     "combinators",
     "core",
+    "curvature",
     "describe",
     "ema",
     "errors",

@@ -1,0 +1,313 @@
+"""Symmetric matrices known by their products with vectors like the parameters: Hessian, Gauss-Newton, Fisher.
+
+One product is one call of a compiled function for each batch. Parameters, batch and vector are its arguments, so
+neither a new batch of the same shape nor new parameters compile anything. Loops over products run in Python: on the
+CPU backend a convolution's gradient inside a compiled loop is 10 to 18 times slower.
+"""
+
+import collections
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from gradtx import errors
+from gradtx.combinators.selecting import Where, selected
+from gradtx.curvature import vectors
+from gradtx.curvature.datasets import Dataset, as_dataset
+from gradtx.curvature.differentiation import Vector, hessian_vector, jacobian_vector
+from gradtx.curvature.loss_form import Loss, carried, scalar_of
+from gradtx.tree import describe_leaf, is_array, leaf_paths, strong, widen
+
+
+class Layout(NamedTuple):
+    """How the selected leaves and the others make up the parameters."""
+
+    treedef: Any
+    mask: tuple[bool, ...]
+
+    def merge(self, chosen: Any, others: Any) -> Any:
+        chosen, others = iter(chosen), iter(others)
+        return self.treedef.unflatten([next(chosen) if hit else next(others) for hit in self.mask])
+
+
+class Point(NamedTuple):
+    """The parameters, cut into the leaves that vary and the others, and the data."""
+
+    layout: Layout
+    chosen: Vector
+    others: tuple[Any, ...]
+    data: Dataset
+    call: str
+
+    def tree(self, vector: Vector) -> Any:
+        """A vector as a tree like the parameters, zero in the leaves that do not vary."""
+        return self.layout.merge(vector, [jnp.zeros(jnp.shape(leaf), jnp.float32) for leaf in self.others])
+
+    def moved(self, chosen: Vector) -> "Point":
+        """The same with other values of the leaves that vary."""
+        return self._replace(chosen=chosen)
+
+
+class Operator(NamedTuple):
+    """A symmetric matrix ``A`` on the leaves that vary, by its product; ``products`` counts how often it was used."""
+
+    point: Point
+    apply: Callable[[Vector], Vector]
+    counter: collections.Counter
+
+    @property
+    def products(self) -> int:
+        return self.counter["products"]
+
+    @property
+    def dimension(self) -> int:
+        return vectors.size(self.point.chosen)
+
+
+def multiply(operator: Operator, vector: Vector) -> Vector:
+    """``A v``."""
+    operator.counter["products"] += 1
+    return operator.apply(vector)
+
+
+def hessian(loss: Loss, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
+    """The Hessian of the loss, ``A v = d/de grad L(w + e v)``, at about two to two and a half gradients a product.
+
+    Args:
+        loss: ``loss(params, batch) -> scalar`` or ``(scalar, anything)``, the mean over the batch.
+        params: Any tree of arrays; float32 or wider ones are computed with as they are.
+        batch: One batch (any tree of arrays, or None), or a :class:`Dataset`.
+        where: Which leaves vary (a pattern on paths, a predicate, a tree of booleans); all by default. The operator is
+            then the block of the Hessian that belongs to them.
+
+    Raises:
+        LossFormError, DtypeError, StructureError, SelectionError, BatchError: see :func:`classify`.
+    """
+    call = f"hessian({errors.show(loss)}, params, batch)"
+    return hessian_at(carried(call, loss), point(call, params, batch, where))
+
+
+def hessian_at(loss: Partial, at: Point) -> Operator:
+    return _operator(at, _hessian_product, (loss,))
+
+
+def gauss_newton(model: Any, loss: Any, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
+    """The Gauss-Newton matrix ``J' H J``: ``J`` the model's Jacobian, ``H`` the loss's Hessian in the model's outputs.
+
+    Positive semi-definite where the loss is convex in the outputs, and the Hessian without the model's own curvature
+    (Schraudolph 2002, equation 12). For cross entropy on logits and for squared errors it is the Fisher matrix.
+
+    Args:
+        model: ``model(params, batch) -> outputs``, any tree of arrays.
+        loss: ``loss(outputs, batch) -> scalar``, the mean over the batch.
+        params, batch, where: As in :func:`hessian`.
+    """
+    call = f"gauss_newton({errors.show(model)}, {errors.show(loss)}, params, batch)"
+    functions = (carried(call, model, 2, "model(params, batch)"), carried(call, loss, 2, "loss(outputs, batch)"))
+    return _operator(point(call, params, batch, where), _gauss_newton_product, functions)
+
+
+def fisher(losses: Any, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
+    """The second moment of the examples' gradients, ``A v = 1/N sum_i g_i (g_i' v)``.
+
+    With the batch's own labels this is the empirical Fisher matrix; with labels drawn from the model's predictions, an
+    unbiased estimate of the Fisher matrix (Kunstner et al. 2019, equations 3 and 4). Where labels are many, the exact
+    one for logits is :func:`gauss_newton`.
+
+    Args:
+        losses: ``losses(params, batch) -> [N]``, the negative log likelihood of each example, not averaged.
+        params, batch, where: As in :func:`hessian`.
+    """
+    call = f"fisher({errors.show(losses)}, params, batch)"
+    functions = (carried(call, losses, 2, "losses(params, batch)"),)
+    return _operator(point(call, params, batch, where), _fisher_product, functions)
+
+
+def point(call: str, params: Any, batch: Any, where: Where | None) -> Point:
+    """Checks parameters and batch, and cuts the parameters into the leaves that vary and the others."""
+    leaves, treedef = jax.tree.flatten(params)
+    if not leaves:
+        raise errors.StructureError(
+            call,
+            expected="parameters with at least one leaf",
+            got=f"an empty {type(params).__name__}",
+            cause="the model has not been initialized, or another collection was given",
+            fix="give the tree that the loss is differentiated in",
+        )
+    mask = [True] * len(leaves) if where is None else selected(where, params, call)
+    for path, leaf, hit in zip(leaf_paths(params), leaves, mask, strict=True):
+        if hit and not _is_real_number(leaf):
+            raise errors.DtypeError(
+                call,
+                expected="real floating-point leaves",
+                got=describe_leaf(leaf),
+                at=repr(path),
+                cause="a Hessian is that of a real function of real numbers",
+                fix="leave it out, as in where=lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating)",
+            )
+    chosen = tuple(strong(jnp.asarray(leaf)) for leaf, hit in zip(leaves, mask, strict=True) if hit)
+    if not vectors.size(chosen):
+        raise errors.SelectionError(
+            call,
+            expected="at least one number that varies",
+            got="none",
+            cause="where selects no leaf, or all of them have no entries",
+            fix="write where='*'",
+        )
+    others = tuple(leaf for leaf, hit in zip(leaves, mask, strict=True) if not hit)
+    return Point(Layout(treedef, tuple(mask)), chosen, others, as_dataset(call, batch), call)
+
+
+@contextlib.contextmanager
+def named(call: str) -> Iterator[None]:
+    """Names the call in errors from inside a compiled function: the call is no part of what it is compiled for."""
+    try:
+        yield
+    except errors.GradtxError as error:
+        raise error.raised_by(call) from error.__cause__
+
+
+def _is_real_number(leaf: Any) -> bool:
+    if not is_array(leaf):
+        return isinstance(leaf, float)
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _operator(at: Point, kind: Callable[..., Vector], functions: tuple[Partial, ...]) -> Operator:
+    total_examples = sum(at.data.examples)
+
+    def apply(vector: Vector) -> Vector:
+        total = weight = None
+        for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
+            if len(at.data.batches) > 1:
+                weight = examples / total_examples
+                total = tuple(map(jnp.zeros_like, vector)) if total is None else total
+            arguments = (functions, at.chosen, at.others, batch, vector, weight, total)
+            with named(at.call):
+                total = _accumulate(*arguments, kind=kind, layout=at.layout)
+        assert total is not None
+        return vectors.placed(total, at.chosen)
+
+    return Operator(at, apply, collections.Counter())
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "layout"))
+def _accumulate(
+    functions: tuple[Partial, ...], chosen: Vector, others: Any, batch: Any, vector: Vector, weight: Any,
+    total: Vector | None, *, kind: Callable[..., Vector], layout: Layout,
+) -> Vector:  # fmt: skip
+    product = kind(functions, lambda leaves: layout.merge(leaves, others), chosen, batch, vector)
+    if total is None:
+        return product
+    return tuple(t + weight * p for t, p in zip(total, product, strict=True))
+
+
+def _hessian_product(functions: Any, merge: Any, chosen: Vector, batch: Any, vector: Vector) -> Vector:
+    (loss,) = functions
+    return hessian_vector(lambda leaves: scalar_of(loss(merge(leaves), batch)), chosen, vector)
+
+
+def _gauss_newton_product(functions: Any, merge: Any, chosen: Vector, batch: Any, vector: Vector) -> Vector:
+    model, loss = functions
+    outputs, pushed, pull = jacobian_vector(lambda leaves: model(merge(leaves), batch), chosen, vector)
+    leaves, treedef = jax.tree.flatten(outputs)
+
+    def of_outputs(outs: Vector) -> jax.Array:
+        return scalar_of(loss(treedef.unflatten(outs), batch))
+
+    curved = hessian_vector(of_outputs, tuple(leaves), tuple(map(widen, jax.tree.leaves(pushed))))
+    return pull(treedef.unflatten([c.astype(leaf.dtype) for c, leaf in zip(curved, leaves, strict=True)]))
+
+
+def _fisher_product(functions: Any, merge: Any, chosen: Vector, batch: Any, vector: Vector) -> Vector:
+    (losses,) = functions
+
+    def of_examples(leaves: Vector) -> jax.Array:
+        values = losses(merge(leaves), batch)
+        if getattr(values, "ndim", None) != 1 or not jnp.issubdtype(values.dtype, jnp.floating):
+            raise errors.LossFormError(
+                errors.UNNAMED,
+                expected="losses(params, batch) must return one loss for each example, an array [N]",
+                got=errors.show(values) if not hasattr(values, "shape") else f"{values.dtype}{list(values.shape)}",
+                cause="the losses of the examples were averaged",
+                fix="write return losses without jnp.mean",
+            )
+        return values
+
+    values, slopes, pull = jacobian_vector(of_examples, chosen, vector)
+    return pull(slopes / values.shape[0])
+
+
+class Slope(NamedTuple):
+    """Value and gradient at a point, and the standard error of the gradient's mean over the examples."""
+
+    value: float
+    gradient: Vector
+    error: float
+    """``sqrt(sum_b n_b |g_b - g|^2 / (B - 1) / N)`` from B batches; NaN where there is one batch."""
+
+
+def slope(loss: Partial, at: Point) -> Slope:
+    """One pass over the data; means and squared deviations run along (Welford 1962), so nothing cancels."""
+    mean: Vector | None = None
+    value = spread = 0.0
+    seen = 0
+    for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
+        with named(at.call):
+            one_value, one = _value_and_gradient(loss, at.chosen, at.others, batch, layout=at.layout)
+        seen += examples
+        share = examples / seen
+        value += share * (float(one_value) - value)
+        if mean is None:
+            mean = one
+            continue
+        away = vectors.combine([1.0, -1.0], [one, mean])
+        spread += examples * (1 - share) * vectors.norm(away) ** 2
+        mean = vectors.combine([1.0, share], [mean, away])
+    assert mean is not None
+    parts = len(at.data.batches)
+    error = float(np.sqrt(spread / (parts - 1) / seen)) if parts > 1 else float("nan")
+    return Slope(value, vectors.placed(mean, at.chosen), error)
+
+
+def value_along(loss: Partial, at: Point, direction: Vector, step: float) -> float:
+    """``L(w + t d)``, the sum rounded to the parameters' dtype as a step would be."""
+    total = sum(at.data.examples)
+    value = 0.0
+    for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
+        with named(at.call):
+            one = _value(loss, at.chosen, at.others, batch, direction, float(step), layout=at.layout)
+        value += examples / total * float(one)
+    return value
+
+
+def stepped(at: Point, direction: Vector, step: float) -> Vector:
+    """``w + t d`` in the parameters' dtypes."""
+    return vectors.placed(_step(at.chosen, direction, float(step)), at.chosen)
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _value_and_gradient(loss: Partial, chosen: Vector, others: Any, batch: Any, *, layout: Layout) -> Any:
+    def f(leaves: Vector) -> jax.Array:
+        return scalar_of(loss(layout.merge(leaves, others), batch))
+
+    value, gradient = jax.value_and_grad(f)(chosen)
+    return value, tuple(map(widen, gradient))
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _value(
+    loss: Partial, chosen: Vector, others: Any, batch: Any, direction: Vector, step: Any, *, layout: Layout
+) -> jax.Array:
+    return scalar_of(loss(layout.merge(_step(chosen, direction, step), others), batch))
+
+
+@jax.jit
+def _step(chosen: Vector, direction: Vector, step: Any) -> Vector:
+    return tuple((widen(leaf) + step * d).astype(leaf.dtype) for leaf, d in zip(chosen, direction, strict=True))
