@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
+from gradtx.curvature.evaluating import stepped, value_along
 from gradtx.curvature.loss_form import Loss, carried
-from gradtx.curvature.operators import point, stepped, value_along
+from gradtx.curvature.operators import point
 from gradtx.curvature.verdict import Report
 from gradtx.tree import check_same, squared_norm, widen
 

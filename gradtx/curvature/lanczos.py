@@ -17,6 +17,7 @@ from gradtx import errors
 from gradtx.curvature import vectors
 from gradtx.curvature.differentiation import Vector
 from gradtx.curvature.operators import Operator, multiply
+from gradtx.tree import leaf_paths
 
 _ROUNDING = 16  # times eps times |T|: below it, what is left of a product is rounding
 
@@ -109,8 +110,6 @@ def check_finite(operator: Operator, vector: Vector, length: float) -> None:
 
 def non_finite(call: str, what: str, tree: object) -> errors.ArgumentRangeError:
     """The error that names the first leaf with NaN or infinity."""
-    from gradtx.tree import leaf_paths
-
     bad = [
         path
         for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)

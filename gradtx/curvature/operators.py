@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from gradtx import errors
@@ -242,72 +241,3 @@ def _fisher_product(functions: Any, merge: Any, chosen: Vector, batch: Any, vect
 
     values, slopes, pull = jacobian_vector(of_examples, chosen, vector)
     return pull(slopes / values.shape[0])
-
-
-class Slope(NamedTuple):
-    """Value and gradient at a point, and the standard error of the gradient's mean over the examples."""
-
-    value: float
-    gradient: Vector
-    error: float
-    """``sqrt(sum_b n_b |g_b - g|^2 / (B - 1) / N)`` from B batches; NaN where there is one batch."""
-
-
-def slope(loss: Partial, at: Point) -> Slope:
-    """One pass over the data; means and squared deviations run along (Welford 1962), so nothing cancels."""
-    mean: Vector | None = None
-    value = spread = 0.0
-    seen = 0
-    for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
-        with named(at.call):
-            one_value, one = _value_and_gradient(loss, at.chosen, at.others, batch, layout=at.layout)
-        seen += examples
-        share = examples / seen
-        value += share * (float(one_value) - value)
-        if mean is None:
-            mean = one
-            continue
-        away = vectors.combine([1.0, -1.0], [one, mean])
-        spread += examples * (1 - share) * vectors.norm(away) ** 2
-        mean = vectors.combine([1.0, share], [mean, away])
-    assert mean is not None
-    parts = len(at.data.batches)
-    error = float(np.sqrt(spread / (parts - 1) / seen)) if parts > 1 else float("nan")
-    return Slope(value, vectors.placed(mean, at.chosen), error)
-
-
-def value_along(loss: Partial, at: Point, direction: Vector, step: float) -> float:
-    """``L(w + t d)``, the sum rounded to the parameters' dtype as a step would be."""
-    total = sum(at.data.examples)
-    value = 0.0
-    for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
-        with named(at.call):
-            one = _value(loss, at.chosen, at.others, batch, direction, float(step), layout=at.layout)
-        value += examples / total * float(one)
-    return value
-
-
-def stepped(at: Point, direction: Vector, step: float) -> Vector:
-    """``w + t d`` in the parameters' dtypes."""
-    return vectors.placed(_step(at.chosen, direction, float(step)), at.chosen)
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _value_and_gradient(loss: Partial, chosen: Vector, others: Any, batch: Any, *, layout: Layout) -> Any:
-    def f(leaves: Vector) -> jax.Array:
-        return scalar_of(loss(layout.merge(leaves, others), batch))
-
-    value, gradient = jax.value_and_grad(f)(chosen)
-    return value, tuple(map(widen, gradient))
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _value(
-    loss: Partial, chosen: Vector, others: Any, batch: Any, direction: Vector, step: Any, *, layout: Layout
-) -> jax.Array:
-    return scalar_of(loss(layout.merge(_step(chosen, direction, step), others), batch))
-
-
-@jax.jit
-def _step(chosen: Vector, direction: Vector, step: Any) -> Vector:
-    return tuple((widen(leaf) + step * d).astype(leaf.dtype) for leaf, d in zip(chosen, direction, strict=True))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
+from gradtx.curvature.evaluating import value_along
 from gradtx.curvature.loss_form import Loss, carried
-from gradtx.curvature.operators import Point, point, value_along
+from gradtx.curvature.operators import Point, point
 from gradtx.curvature.verdict import Report
 from gradtx.tree import check_same, widen
 

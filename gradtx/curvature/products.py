@@ -6,10 +6,10 @@ import jax
 
 from gradtx import errors
 from gradtx.curvature.differentiation import inner
+from gradtx.curvature.evaluating import Slope, slope, value_along
 from gradtx.curvature.loss_form import Loss, carried
 from gradtx.curvature.operators import (
     Operator,
-    Slope,
     fisher,
     gauss_newton,
     hessian,
@@ -17,8 +17,6 @@ from gradtx.curvature.operators import (
     multiply,
     named,
     point,
-    slope,
-    value_along,
 )
 from gradtx.tree import check_same, widen
 

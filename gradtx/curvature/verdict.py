@@ -21,11 +21,12 @@ from gradtx.combinators.selecting import Where
 from gradtx.curvature import vectors
 from gradtx.curvature.datasets import pieces
 from gradtx.curvature.differentiation import Vector
+from gradtx.curvature.evaluating import Slope, slope
 from gradtx.curvature.extremes import End, both_ends, check_budget, converged
-from gradtx.curvature.lanczos import Krylov, krylov_steps, non_finite, ritz, tridiagonal
+from gradtx.curvature.lanczos import Krylov, krylov_steps, non_finite, ritz
 from gradtx.curvature.loss_form import Loss, carried
-from gradtx.curvature.operators import Operator, Point, Slope, hessian_at, multiply, point, slope
-from gradtx.curvature.quadrature import Bracket, mass_below
+from gradtx.curvature.operators import Operator, Point, hessian_at, multiply, point
+from gradtx.curvature.shares import sign_shares
 
 Verdict = Literal[
     "not critical", "flat gradient", "strict saddle", "strict minimum", "no negative curvature", "maximum", "undecided"
@@ -186,7 +187,7 @@ def classify(
     zero = max(1e-3 * size if threshold is None else float(threshold), _SURE * noise, _TINY)
     along = 0.0 if critical else vectors.norm(multiply(operator, here.gradient)) / gradient_norm
     verdict, reason = _decide(critical, along, smallest, largest, zero, found.closed > 0, delta)
-    shares, intervals = _shares(found, at, zero, noise)
+    shares, intervals = sign_shares(found, operator.dimension, zero, noise)
     return Report(
         verdict=verdict, reason=reason, loss=here.value, gradient_norm=gradient_norm, gradient_error=gradient_error,
         gradient_tolerance=gradient_tolerance,
@@ -229,12 +230,12 @@ def _sampling_error(function: Partial, at: Point, here: Slope) -> float:
     """
     if len(at.data.batches) > 1:
         return here.error
-    parts = pieces(at.data)
-    if parts is None:
-        return math.nan
     try:
-        cut = slope(function, at._replace(data=parts))
-    except Exception:  # the loss does not take a piece of this batch: whatever it raised, there is no estimate
+        parts = pieces(at.data)
+        cut = None if parts is None else slope(function, at._replace(data=parts))
+    except Exception:  # a piece cannot be cut (explicit shardings) or the loss does not take it: no estimate, whatever
+        cut = None
+    if cut is None:
         return math.nan
     apart = vectors.norm(vectors.combine([1.0, -1.0], [cut.gradient, here.gradient]))
     is_mean = apart <= 1e-3 * (vectors.norm(here.gradient) + cut.error)
@@ -275,41 +276,6 @@ def _decide(
     if math.isfinite(smallest.bound):
         return "no negative curvature", f"none below {smallest.bound:.4g} {probably}"
     return "undecided", "too few products to say anything about all eigenvalues"
-
-
-def _shares(found: Krylov, at: Point, threshold: float, noise: float) -> Any:
-    dimension = vectors.size(at.chosen)
-    if len(found.diagonal) == dimension:
-        values, _ = ritz(found)
-        below = [float(np.mean(values < cut)) for cut in (-threshold - noise, -threshold, -threshold + noise)]
-        above = [float(np.mean(values > cut)) for cut in (threshold + noise, threshold, threshold - noise)]
-        negative, positive = Bracket(below[0], below[2]), Bracket(above[0], above[2])
-        middles = (below[1], above[1])
-    else:
-        run = found.first
-        cuts = [mass_below(found.diagonal[:run], found.off_diagonal[:run], cut) for cut in (-threshold, threshold)]
-        negative = _widened(cuts[0], dimension)
-        positive = _widened(Bracket(1 - cuts[1].high, 1 - cuts[1].low), dimension)
-        values, columns = np.linalg.eigh(tridiagonal(found)[:run, :run])
-        mass = columns[0] ** 2
-        middles = (float(np.sum(mass[values < -threshold])), float(np.sum(mass[values > threshold])))
-        middles = (
-            min(max(middles[0], cuts[0].low), cuts[0].high),
-            min(max(middles[1], 1 - cuts[1].high), 1 - cuts[1].low),
-        )
-    near = Bracket(max(0.0, 1 - negative.high - positive.high), min(1.0, 1 - negative.low - positive.low))
-    shares = (middles[0], max(0.0, 1 - middles[0] - middles[1]), middles[1])
-    return shares, (tuple(negative), tuple(near), tuple(positive))
-
-
-def _widened(bracket: Bracket, dimension: int) -> Bracket:
-    """By two standard deviations of the mass that a uniform unit vector has on a share p: ``2 p (1 - p) / (n + 2)``."""
-
-    def spread(share: float) -> float:
-        share = min(max(share, 1 / dimension), 1 - 1 / dimension)
-        return 2 * math.sqrt(2 * share * (1 - share) / (dimension + 2))
-
-    return Bracket(max(0.0, bracket.low - spread(bracket.low)), min(1.0, bracket.high + spread(bracket.high)))
 
 
 def _spectrum(found: Krylov) -> tuple[np.ndarray, np.ndarray]:

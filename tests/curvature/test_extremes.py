@@ -144,6 +144,26 @@ def test_sharded_parameters_and_batch_give_the_same_and_the_basis_stays_sharded(
             assert leaf.sharding.is_equivalent_to(like.sharding, 2)
 
 
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+@pytest.mark.parametrize("split", ["batch", "params"])
+def test_meshes_of_either_kind_give_the_same(axis_type, split):
+    params, batch = network_case()
+    kind = getattr(jax.sharding.AxisType, axis_type)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(kind,), devices=jax.devices()[:4])
+    single = curvature.classify(network, params, batch, key=KEY, max_products=16)
+    everywhere, rows, columns = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("d",), (None, "d")))
+    if split == "batch":
+        params, batch = jax.device_put(params, everywhere), jax.device_put(batch, rows)
+    else:
+        params = jax.device_put(params, {"first": rows, "second": columns})
+        batch = jax.device_put(batch, everywhere)
+    several = curvature.classify(network, params, batch, key=KEY, max_products=16)
+    for name in ("lambda_min", "lambda_max"):
+        assert abs(getattr(several, name) - getattr(single, name)) <= 1e-6 * single.lambda_max
+    _, info = curvature.escape(network, params, several, batch)
+    assert info.loss_after < info.loss_before
+
+
 def test_a_ragged_list_of_batches_gives_what_one_batch_gives():
     params, batch = network_case(50)
     data = curvature.dataset([jax.tree.map(operator.itemgetter(slice(a, a + 16)), batch) for a in range(0, 50, 16)])
