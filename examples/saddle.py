@@ -142,8 +142,11 @@ def draw(figure_path, two, network, data, saddle):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/saddle"), help="folder for the picture")
-    parser.add_argument("--steps", type=int, default=200, help="steps of descent")
+    parser.add_argument("--steps", type=int, help="steps of descent; 200, or 20 with --short")
+    parser.add_argument("--short", action="store_true", help="few steps, to see that all of it runs")
     options = parser.parse_args(arguments)
+    if options.steps is None:
+        options.steps = 20 if options.short else 200
     if options.steps < 2:
         parser.error("--steps must be at least 2")
     plt.switch_backend("Agg")
