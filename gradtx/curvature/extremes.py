@@ -1,14 +1,25 @@
 """The smallest and the largest eigenvalue, from one Lanczos run, and what is known about their errors."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from gradtx import errors
 from gradtx.curvature import vectors
 from gradtx.curvature.differentiation import Vector
-from gradtx.curvature.lanczos import Krylov, check_finite, krylov_steps, ritz, ritz_vector
+from gradtx.curvature.lanczos import (
+    LEAST_VECTORS,
+    Krylov,
+    check_finite,
+    krylov_steps,
+    ritz,
+    ritz_vectors,
+    ritz_vectors_again,
+    short_steps,
+)
 from gradtx.curvature.operators import Operator, multiply
 
 
@@ -44,6 +55,8 @@ def extreme_eigenvalues(
     max_products: errors.Count = 100,
     tolerance: errors.NonNegativeNumber = 1e-6,
     delta: errors.Fraction = 1e-3,
+    max_vectors: errors.Count | None = None,
+    two_pass: bool = False,
 ) -> Extremes:
     """The smallest and the largest eigenvalue of a symmetric matrix known by its products.
 
@@ -59,12 +72,16 @@ def extreme_eigenvalues(
     Args:
         operator: From :func:`hessian`, :func:`gauss_newton` or :func:`fisher`.
         key: A random key for the start vector.
-        max_products: At most so many products; as many vectors like the parameters are held.
+        max_products: At most so many products; as many vectors like the parameters are held, unless:
+        max_vectors: At most so many vectors are held, 7 or more. The run restarts from the vectors at both ends when
+            memory is full, and needs more products; the bounds are those of the products before the first restart.
+        two_pass: Hold 7 vectors, however many the products, and make each product twice; without re-orthogonalization,
+            so the bounds are those of exact arithmetic.
         tolerance: Stop when both ends are known to this, relative to the larger of the two.
         delta: The probability that a bound is wrong.
 
     Raises:
-        ArgumentRangeError: The matrix has NaN or infinite entries at this point.
+        ArgumentRangeError: The matrix has NaN or infinite entries at this point, or a number is out of range.
 
     >>> import jax, jax.numpy as jnp
     >>> from gradtx import curvature
@@ -74,17 +91,50 @@ def extreme_eigenvalues(
     (-2.0, 2.0)
     """
     call = f"extreme_eigenvalues({errors.show(operator.apply)}, max_products={max_products})"
-    check_budget(call, max_products, 3)
+    memory = Memory(max_vectors, two_pass)
+    budget = memory.budget(call, max_products, 2)
     key = vectors.check_key(call, key)
     start = vectors.random(key, operator.point.chosen)
     before = operator.products
     found = None
-    for found in krylov_steps(operator, start, key):
-        if len(found.diagonal) >= max_products - 2 or found.closed > 1 or converged(found, tolerance):
+    for found in memory.steps(operator, start, key):
+        if found.products >= budget or found.closed > 1 or converged(found, tolerance):
             break
     assert found is not None
-    smallest, largest, _ = both_ends(operator, found, delta)
+    smallest, largest, _ = both_ends(operator, found, delta, start if two_pass else None)
     return Extremes(smallest, largest, operator.products - before, found.closed > 0)
+
+
+class Memory(NamedTuple):
+    """How many vectors a run may hold."""
+
+    max_vectors: int | None
+    two_pass: bool
+
+    def steps(self, operator: Operator, start: Vector, key: jax.Array) -> Iterator[Krylov]:
+        return short_steps(operator, start) if self.two_pass else krylov_steps(operator, start, key, self.max_vectors)
+
+    def budget(self, call: str, max_products: int, checks: int) -> int:
+        """The products of a run that ``checks`` other ones follow."""
+        passes = 2 if self.two_pass else 1
+        if self.max_vectors is not None and self.two_pass:
+            raise errors.ArgumentTypeError(
+                call,
+                expected="either max_vectors or two_pass",
+                got="both",
+                cause="two passes hold seven vectors, whatever the products",
+                fix=f"write max_vectors={max(self.max_vectors, LEAST_VECTORS)} alone",
+            )
+        if self.max_vectors is not None and self.max_vectors < LEAST_VECTORS:
+            raise errors.ArgumentRangeError(
+                call,
+                expected=f"max_vectors of at least {LEAST_VECTORS}",
+                got=str(self.max_vectors),
+                cause="a restart needs vectors to go on from",
+                fix="write two_pass=True, which holds seven",
+            )
+        check_budget(call, max_products, checks + passes)
+        return (max_products - checks) // passes
 
 
 def check_budget(call: str, max_products: int, least: int) -> None:
@@ -101,14 +151,14 @@ def check_budget(call: str, max_products: int, least: int) -> None:
 def converged(found: Krylov, tolerance: float) -> bool:
     """Whether both ends stand still: residual, or its square over the gap to the next Ritz value, small enough.
 
-    Source: Parlett 1998, theorem 11.7.1; residuals are ``beta_k |s_k|`` here.
+    Source: Parlett 1998, theorem 11.7.1; residuals are ``|rest' s|`` here.
     """
-    if len(found.diagonal) < 3:
+    if found.products < 3:
         return False
     values, columns = ritz(found)
     scale = max(abs(values[0]), abs(values[-1]))
     for index in (0, -1):
-        residual = found.off_diagonal[-1] * abs(columns[-1, index])
+        residual = abs(float(found.rest @ columns[:, index]))
         others = values[1:] if index == 0 else values[:-1]
         apart = np.abs(others - values[index])
         gap = max(float(np.min(apart[apart > residual], initial=math.inf)) - residual, residual)
@@ -119,13 +169,22 @@ def converged(found: Krylov, tolerance: float) -> bool:
     return True
 
 
-def both_ends(operator: Operator, found: Krylov, delta: float) -> tuple[End, End, tuple[Vector, Vector]]:
-    """Both ends with residuals recomputed, and their products; two products."""
+def both_ends(
+    operator: Operator, found: Krylov, delta: float, start: Vector | None
+) -> tuple[End, End, tuple[Vector, Vector]]:
+    """Both ends with residuals recomputed, and their products: two, and in a second pass, from ``start``, the run's.
+
+    The basis is given up, as its memory is needed.
+    """
     values, columns = ritz(found)
+    columns = columns[:, [0, -1]]
+    units = None if start is not None else ritz_vectors(found, columns)
+    found.basis.clear()
+    if units is None:
+        units = ritz_vectors_again(operator, start, columns)
     missed = missed_beyond(found, operator.dimension, float(values[-1] - values[0]), delta)
     ends, products = [], []
-    for index, sign in ((0, -1.0), (-1, 1.0)):
-        vector = ritz_vector(found, columns[:, index])
+    for vector, sign in zip(units, (-1.0, 1.0), strict=True):
         product = multiply(operator, vector)
         length = vectors.norm(product)
         check_finite(operator, product, length)

@@ -46,6 +46,11 @@ def combine(weights: Sequence[float], vectors: Sequence[Vector]) -> Vector:
     return total
 
 
+def add_to(total: Vector, weight: float, vector: Vector) -> Vector:
+    """``total + weight vector``; ``total`` is given up."""
+    return _combine((vector,), [float(weight)], total)
+
+
 def project_out(x: Vector, basis: Sequence[Vector]) -> Vector:
     """``x`` without its parts along an orthonormal ``basis``: two passes (Daniel et al. 1976), as one may cancel."""
     for _ in range(2):
@@ -119,7 +124,7 @@ def _norm(x: Vector) -> tuple[jax.Array, jax.Array]:
     return largest, jnp.sqrt(inner(scaled, scaled))
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnums=2)
 def _combine(vectors: tuple[Vector, ...], weights: list[jax.Array], total: Vector | None) -> Vector:
     def one(leaves: tuple[jax.Array, ...]) -> jax.Array:
         return functools.reduce(jnp.add, [w * leaf for w, leaf in zip(weights, leaves, strict=True)])

@@ -9,6 +9,7 @@ Nothing is called a saddle out of rounding. Three errors are measured here and s
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,8 +23,8 @@ from gradtx.curvature import vectors
 from gradtx.curvature.datasets import pieces
 from gradtx.curvature.differentiation import Vector
 from gradtx.curvature.evaluating import Slope, slope
-from gradtx.curvature.extremes import End, both_ends, check_budget, converged
-from gradtx.curvature.lanczos import Krylov, krylov_steps, non_finite, ritz
+from gradtx.curvature.extremes import End, Memory, both_ends, converged
+from gradtx.curvature.lanczos import Krylov, non_finite, ritz, tridiagonal
 from gradtx.curvature.loss_form import Loss, carried
 from gradtx.curvature.operators import Operator, Point, hessian_at, multiply, point
 from gradtx.curvature.shares import sign_shares
@@ -120,6 +121,8 @@ def classify(
     max_products: errors.Count = 100,
     delta: errors.Fraction = 1e-3,
     where: Where | None = None,
+    max_vectors: errors.Count | None = None,
+    two_pass: bool = False,
 ) -> Report:
     """Tells what kind of point the parameters are, from products with the Hessian.
 
@@ -150,6 +153,7 @@ def classify(
         max_products: At most so many products with the Hessian, about two gradients each; as many vectors are held.
         delta: The probability that a bound is wrong.
         where: Which leaves vary, by path; all by default.
+        max_vectors, two_pass: As in :func:`extreme_eigenvalues`, where memory is short.
 
     Raises:
         LossFormError: The loss returns no scalar, or takes other arguments.
@@ -166,7 +170,8 @@ def classify(
     ('strict saddle', -2.0, 2.0, (0.5, 0.0, 0.5))
     """
     call = f"classify({errors.show(loss)}, params, batch)"
-    check_budget(call, max_products, _CHECKS + 1)
+    memory = Memory(max_vectors, two_pass)
+    budget = memory.budget(call, max_products, _CHECKS)
     for_start, for_rounding = jax.random.split(vectors.check_key(call, key))
     function, at = carried(call, loss), point(call, params, batch, where)
     here = slope(function, at)
@@ -180,8 +185,9 @@ def classify(
     critical = gradient_norm <= gradient_tolerance
 
     operator = hessian_at(function, at)
-    found = _run(operator, vectors.random(for_start, at.chosen), for_start, max_products - _CHECKS, threshold)
-    smallest, largest, products = both_ends(operator, found, delta)
+    start = vectors.random(for_start, at.chosen)
+    found = _run(operator, memory.steps(operator, start, for_start), budget, threshold)
+    smallest, largest, products = both_ends(operator, found, delta, start if two_pass else None)
     noise = _noise(function, nearby, for_rounding, found, (smallest, largest), products)
     size = max(abs(smallest.value), abs(largest.value))
     zero = max(1e-3 * size if threshold is None else float(threshold), _SURE * noise, _TINY)
@@ -200,12 +206,12 @@ def classify(
     )  # fmt: skip
 
 
-def _run(operator: Operator, start: Vector, key: jax.Array, budget: int, threshold: float | None) -> Krylov:
+def _run(operator: Operator, steps: Iterator[Krylov], budget: int, threshold: float | None) -> Krylov:
     """Products until the kind of point is plain: all of a small space, a converged negative end, or the budget."""
     small = operator.dimension <= budget
     found = None
-    for found in krylov_steps(operator, start, key):
-        if len(found.diagonal) >= budget:
+    for found in steps:
+        if found.products >= budget:
             break
         if small:
             continue
@@ -254,7 +260,7 @@ def _noise(
     again = multiply(hessian_at(function, nearby), vector)
     change = vectors.norm(vectors.combine([1.0, -half, -half], [again, *products]))
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in nearby.chosen)
-    return max(change, eps * max(abs(end.value) for end in ends), max(found.asymmetry, default=0.0))
+    return max(change, eps * max(abs(end.value) for end in ends), found.asymmetry)
 
 
 def _decide(
@@ -279,7 +285,7 @@ def _decide(
 
 
 def _spectrum(found: Krylov) -> tuple[np.ndarray, np.ndarray]:
-    values, columns = ritz(found)
+    values, columns = np.linalg.eigh(tridiagonal(found))
     return values, columns[0] ** 2
 
 

@@ -1,5 +1,6 @@
 """Claims about extreme eigenvalues, the bounds on them, and the mass below a threshold."""
 
+import gc
 import operator
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx import curvature
+from gradtx.curvature import vectors as basis_vectors
 from gradtx.curvature.extremes import kuczynski_wozniakowski
-from gradtx.curvature.lanczos import krylov_steps
+from gradtx.curvature.lanczos import krylov_steps, short_steps
 from gradtx.curvature.quadrature import mass_below
 from tests.curvature import points
 
@@ -64,6 +66,85 @@ def test_the_basis_stays_orthogonal_long_after_convergence():
             break
     basis = np.stack([v[0] for v in found.basis]).astype(np.float64)
     assert np.max(np.abs(basis @ basis.T - np.eye(90))) < 1e-6
+
+
+RESTARTED, TWICE = dict(max_vectors=12), dict(two_pass=True)
+LARGE = np.concatenate([[-3.0, -2.9], np.linspace(-1, 1, 1197), [4.9, 5.0]])
+
+
+@pytest.mark.parametrize("memory", [RESTARTED, TWICE], ids=["restarted", "two passes"])
+def test_short_of_memory_both_ends_are_as_right(memory):
+    values = [*LARGE[::4], 5.0]
+    matrix = matrix_of(4, values)
+    found = curvature.extreme_eigenvalues(matrix, key=KEY, max_products=200, **memory)
+    np.testing.assert_allclose([found.smallest.value, found.largest.value], [-3, 5], rtol=2e-6)
+    assert found.products <= 200 and found.smallest.residual < 1e-2
+    assert found.smallest.bound <= -3 and found.largest.bound >= 5
+    report = curvature.classify(form, jnp.zeros(len(values)), symmetric(4, values), key=KEY, **memory)
+    assert report.verdict == "strict saddle" and report.lambda_min == pytest.approx(-3, rel=1e-5)
+    assert sum(report.shares) == pytest.approx(1) and report.products <= 100
+
+
+@pytest.mark.parametrize(("memory", "vectors"), [(dict(max_vectors=7), 7), (RESTARTED, 12), (dict(max_vectors=30), 30),
+                                                 (TWICE, 7)], ids=str)  # fmt: skip
+def test_no_more_vectors_are_held_than_said(memory, vectors, monkeypatch):
+    """Beside the parameters, the batch and the start vector."""
+    gc.collect()
+    size, most = 3001, 0
+    batch = jnp.linspace(-1, 1, size) ** 3
+
+    def held():
+        return sum(array.shape == (size,) for array in jax.live_arrays())
+
+    matrix = curvature.hessian(lambda w, d: 0.5 * jnp.sum(d * w**2), jnp.zeros(size), batch)
+    before = held() + 1
+
+    def counted(function):
+        def then_counted(*arguments):
+            nonlocal most
+            result = function(*arguments)
+            most = max(most, held() - before)
+            return result
+
+        return then_counted
+
+    for name in ("_combine", "_project_out"):
+        monkeypatch.setattr(basis_vectors, name, counted(getattr(basis_vectors, name)))
+    matrix = matrix._replace(apply=counted(matrix.apply))
+    found = curvature.extreme_eigenvalues(matrix, key=KEY, max_products=80, tolerance=1e-12, **memory)
+    assert found.products >= 79
+    assert most == vectors
+
+
+def test_a_restarted_basis_is_orthonormal_and_its_small_matrix_is_that_of_the_large_one():
+    large = symmetric(5, LARGE[::10])
+    matrix = curvature.hessian(form, jnp.zeros(len(large)), large)
+    for found in krylov_steps(matrix, (jax.random.normal(KEY, (len(large),)),), KEY, 14):
+        basis = np.stack([v[0] for v in found.basis]).astype(np.float64)
+        np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=2e-6)
+        np.testing.assert_allclose(basis @ np.float64(large) @ basis.T, found.projected, atol=1e-5)
+        if found.products == 40:
+            break
+    assert len(found.diagonal) == 9
+
+
+def test_without_a_stored_basis_the_small_matrix_is_the_same_until_an_end_has_converged():
+    matrix, start = matrix_of(6, np.linspace(-1, 1, 151)), (jax.random.normal(KEY, (151,)),)
+    *_, (short, full, _) = zip(short_steps(matrix, start), krylov_steps(matrix, start, KEY), range(12), strict=False)
+    assert len(short.basis) == 2 and len(full.basis) > 10
+    np.testing.assert_allclose(short.diagonal, full.diagonal, atol=1e-5)
+    np.testing.assert_allclose(short.off_diagonal, full.off_diagonal, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [(dict(max_vectors=6), "at least 7"), (dict(max_vectors=0), "at least 1"),
+     (dict(max_vectors=9, two_pass=True), "either"), (dict(two_pass=True, max_products=3), "at least 4")],
+    ids=str,
+)  # fmt: skip
+def test_memory_that_cannot_do_is_refused(memory, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        curvature.extreme_eigenvalues(matrix_of(0, np.arange(1.0, 30.0)), key=KEY, **memory)
 
 
 def test_the_probable_bound_is_rarely_wrong_and_not_empty():
