@@ -1,9 +1,11 @@
 """The loss and its gradient at a point and along a line, over one batch or many."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
@@ -48,18 +50,28 @@ def slope(loss: Partial, at: Point) -> Slope:
 
 def value_along(loss: Partial, at: Point, direction: Vector, step: float) -> float:
     """``L(w + t d)``, the sum rounded to the parameters' dtype as a step would be."""
+    return value_of_sum(loss, at, (at.chosen, direction), (1.0, step))
+
+
+def value_of_sum(loss: Partial, at: Point, terms: tuple[Vector, ...], weights: Sequence[float]) -> float:
+    """``L(sum_i weights_i terms_i)``; weights are arguments of what is compiled, so a grid compiles one program."""
     total = sum(at.data.examples)
     value = 0.0
     for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
         with named(at.call):
-            one = _value(loss, at.chosen, at.others, batch, direction, float(step), layout=at.layout)
+            one = _value(loss, at.chosen, at.others, batch, terms, tuple(map(float, weights)), layout=at.layout)
         value += examples / total * float(one)
     return value
 
 
 def stepped(at: Point, direction: Vector, step: float) -> Vector:
     """``w + t d`` in the parameters' dtypes."""
-    return vectors.placed(_step(at.chosen, direction, float(step)), at.chosen)
+    return summed(at, (at.chosen, direction), (1.0, step))
+
+
+def summed(at: Point, terms: tuple[Vector, ...], weights: Sequence[float]) -> Vector:
+    """``sum_i weights_i terms_i`` in the parameters' dtypes."""
+    return vectors.placed(_sum(at.chosen, terms, tuple(map(float, weights))), at.chosen)
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -73,11 +85,16 @@ def _value_and_gradient(loss: Partial, chosen: Vector, others: Any, batch: Any, 
 
 @functools.partial(jax.jit, static_argnames="layout")
 def _value(
-    loss: Partial, chosen: Vector, others: Any, batch: Any, direction: Vector, step: Any, *, layout: Layout
-) -> jax.Array:
-    return scalar_of(loss(layout.merge(_step(chosen, direction, step), others), batch))
+    loss: Partial, like: Vector, others: Any, batch: Any, terms: tuple[Vector, ...], weights: tuple[Any, ...], *,
+    layout: Layout,
+) -> jax.Array:  # fmt: skip
+    return scalar_of(loss(layout.merge(_sum(like, terms, weights), others), batch))
 
 
 @jax.jit
-def _step(chosen: Vector, direction: Vector, step: Any) -> Vector:
-    return tuple((widen(leaf) + step * d).astype(leaf.dtype) for leaf, d in zip(chosen, direction, strict=True))
+def _sum(like: Vector, terms: tuple[Vector, ...], weights: tuple[Any, ...]) -> Vector:
+    def one(leaf: jax.Array, *parts: jax.Array) -> jax.Array:
+        weighted = [weight * widen(part) for weight, part in zip(weights, parts, strict=True)]
+        return functools.reduce(jnp.add, weighted).astype(leaf.dtype)
+
+    return tuple(map(one, like, *terms))

@@ -3,6 +3,10 @@
 One product is one call of a compiled function for each batch. Parameters, batch and vector are its arguments, so
 neither a new batch of the same shape nor new parameters compile anything. Loops over products run in Python: on the
 CPU backend a convolution's gradient inside a compiled loop is 10 to 18 times slower.
+
+Of the eight multiplications for each matrix of a network that a product with the Hessian takes, two do not depend on
+the vector (a gradient takes three). On one batch they are made once, with the first product; what they leave, the
+activations and the like, stays in memory as long as the operator. On a list of batches every product makes them again.
 """
 
 import collections
@@ -21,7 +25,9 @@ from gradtx.curvature import vectors
 from gradtx.curvature.datasets import Dataset, as_dataset
 from gradtx.curvature.differentiation import Vector, hessian_vector, jacobian_vector
 from gradtx.curvature.loss_form import Loss, carried, scalar_of
-from gradtx.tree import describe_leaf, is_array, leaf_paths, strong, widen
+from gradtx.tree import check_same, describe_leaf, is_array, leaf_paths, strong, widen
+
+MODEL, OF_OUTPUTS, OF_EXAMPLES = "model(params, batch)", "loss(outputs, batch)", "losses(params, batch)"
 
 
 class Layout(NamedTuple):
@@ -47,6 +53,12 @@ class Point(NamedTuple):
     def tree(self, vector: Vector) -> Any:
         """A vector as a tree like the parameters, zero in the leaves that do not vary."""
         return self.layout.merge(vector, [jnp.zeros(jnp.shape(leaf), jnp.float32) for leaf in self.others])
+
+    def vector(self, what: str, tree: Any) -> Vector:
+        """The leaves that vary of a tree like the parameters, in at least float32; ``what`` names it in errors."""
+        check_same(self.call, what, tree, "params", self.layout.merge(self.chosen, self.others))
+        leaves = zip(jax.tree.leaves(tree), self.layout.mask, strict=True)
+        return vectors.placed(tuple(widen(jnp.asarray(leaf)) for leaf, hit in leaves if hit), self.chosen)
 
     def moved(self, chosen: Vector) -> "Point":
         """The same with other values of the leaves that vary."""
@@ -76,7 +88,10 @@ def multiply(operator: Operator, vector: Vector) -> Vector:
 
 
 def hessian(loss: Loss, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
-    """The Hessian of the loss, ``A v = d/de grad L(w + e v)``, at about two to two and a half gradients a product.
+    """The Hessian of the loss, ``A v = d/de grad L(w + e v)``, at about two gradients a product.
+
+    On one batch the activations are held while the operator is; cut into a :class:`Dataset` of several batches it holds
+    nothing, and a product takes up to two and two thirds.
 
     Args:
         loss: ``loss(params, batch) -> scalar`` or ``(scalar, anything)``, the mean over the batch.
@@ -92,8 +107,8 @@ def hessian(loss: Loss, params: Any, batch: Any = None, *, where: Where | None =
     return hessian_at(carried(call, loss), point(call, params, batch, where))
 
 
-def hessian_at(loss: Partial, at: Point) -> Operator:
-    return _operator(at, _hessian_product, (loss,))
+def hessian_at(loss: Partial, at: Point, *, hold: bool = True) -> Operator:
+    return _operator(at, _hessian_product, (loss,), hold)
 
 
 def gauss_newton(model: Any, loss: Any, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
@@ -108,8 +123,12 @@ def gauss_newton(model: Any, loss: Any, params: Any, batch: Any = None, *, where
         params, batch, where: As in :func:`hessian`.
     """
     call = f"gauss_newton({errors.show(model)}, {errors.show(loss)}, params, batch)"
-    functions = (carried(call, model, 2, "model(params, batch)"), carried(call, loss, 2, "loss(outputs, batch)"))
-    return _operator(point(call, params, batch, where), _gauss_newton_product, functions)
+    at = point(call, params, batch, where)
+    return gauss_newton_at(carried(call, model, 2, MODEL), carried(call, loss, 2, OF_OUTPUTS), at)
+
+
+def gauss_newton_at(model: Partial, loss: Partial, at: Point, *, hold: bool = True) -> Operator:
+    return _operator(at, _gauss_newton_product, (model, loss), hold)
 
 
 def fisher(losses: Any, params: Any, batch: Any = None, *, where: Where | None = None) -> Operator:
@@ -124,8 +143,41 @@ def fisher(losses: Any, params: Any, batch: Any = None, *, where: Where | None =
         params, batch, where: As in :func:`hessian`.
     """
     call = f"fisher({errors.show(losses)}, params, batch)"
-    functions = (carried(call, losses, 2, "losses(params, batch)"),)
-    return _operator(point(call, params, batch, where), _fisher_product, functions)
+    return fisher_at(carried(call, losses, 2, OF_EXAMPLES), point(call, params, batch, where))
+
+
+def fisher_at(losses: Partial, at: Point, *, hold: bool = True) -> Operator:
+    return _operator(at, _fisher_product, (losses,), hold)
+
+
+@errors.checked_call
+def scaled(operator: Operator, scales: Any) -> Operator:
+    """``S A S`` with the diagonal ``S = diag(scales)``: the same matrix in the variables ``S^-1 w``.
+
+    With the roots of a preconditioner, ``S = P^-1/2``, its eigenvalues are those of ``P^-1 A``. Vectors that come out
+    of it (of :func:`extreme_eigenvalues`) are in the scaled variables.
+
+    Args:
+        operator: From :func:`hessian`, :func:`gauss_newton` or :func:`fisher`.
+        scales: A tree like the parameters.
+
+    Raises:
+        StructureError, ShapeError: ``scales`` is not like the parameters.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from gradtx import curvature
+    >>> matrix = curvature.hessian(lambda w, batch: 2 * w[0] ** 2 + w[1] ** 2, jnp.ones(2))
+    >>> found = curvature.extreme_eigenvalues(curvature.scaled(matrix, jnp.array([0.5, 3.0])), key=jax.random.key(0))
+    >>> round(found.smallest.value, 4), round(found.largest.value, 4)
+    (1.0, 18.0)
+    """
+    at = operator.point._replace(call=f"scaled({operator.point.call}, scales)")
+    by = at.vector("scales", scales)
+
+    def apply(vector: Vector) -> Vector:
+        return _times(by, operator.apply(_times(by, vector)))
+
+    return Operator(at, apply, collections.Counter())
 
 
 def point(call: str, params: Any, batch: Any, where: Where | None) -> Point:
@@ -172,16 +224,35 @@ def named(call: str) -> Iterator[None]:
         raise error.raised_by(call) from error.__cause__
 
 
+@jax.jit
+def _times(x: Vector, y: Vector) -> Vector:
+    return tuple(a * b for a, b in zip(x, y, strict=True))
+
+
 def _is_real_number(leaf: Any) -> bool:
     if not is_array(leaf):
         return isinstance(leaf, float)
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _operator(at: Point, kind: Callable[..., Vector], functions: tuple[Partial, ...]) -> Operator:
+def _typed_sharding(leaf: Any) -> bool:
+    """Whether an array's type says over which devices it is split: under explicit meshes."""
+    return isinstance(leaf, jax.Array) and any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
+
+
+def _operator(at: Point, kind: Callable[..., Vector], functions: tuple[Partial, ...], hold: bool) -> Operator:
     total_examples = sum(at.data.examples)
+    # JAX 0.12 cannot linearize a derivative whose types carry shardings.
+    hold = hold and len(at.data.batches) == 1 and not any(map(_typed_sharding, jax.tree.leaves(at)))
+    held: list[Partial] = []
 
     def apply(vector: Vector) -> Vector:
+        if hold:
+            with named(at.call):
+                if not held:
+                    arguments = (functions, at.chosen, at.others, at.data.batches[0])
+                    held.append(_linear_map(*arguments, kind=kind, layout=at.layout))
+                return vectors.placed(_applied(held[0], vector), at.chosen)
         total = weight = None
         for batch, examples in zip(at.data.batches, at.data.examples, strict=True):
             if len(at.data.batches) > 1:
@@ -194,6 +265,25 @@ def _operator(at: Point, kind: Callable[..., Vector], functions: tuple[Partial, 
         return vectors.placed(total, at.chosen)
 
     return Operator(at, apply, collections.Counter())
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "layout"))
+def _linear_map(
+    functions: tuple[Partial, ...], chosen: Vector, others: Any, batch: Any, *, kind: Callable[..., Vector],
+    layout: Layout,
+) -> Partial:  # fmt: skip
+    """``v -> A v``; what does not depend on ``v`` has been computed."""
+
+    def product(vector: Vector) -> Vector:
+        return kind(functions, lambda leaves: layout.merge(leaves, others), chosen, batch, vector)
+
+    linear_map: Any = jax.linearize(product, tuple(widen(jnp.zeros_like(leaf)) for leaf in chosen))[1]
+    return linear_map
+
+
+@jax.jit
+def _applied(linear_map: Partial, vector: Vector) -> Vector:
+    return linear_map(vector)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "layout"))

@@ -2,23 +2,21 @@
 
 from typing import Any, NamedTuple
 
-import jax
-
 from gradtx import errors
 from gradtx.curvature.differentiation import inner
 from gradtx.curvature.evaluating import Slope, slope, value_along
 from gradtx.curvature.loss_form import Loss, carried
 from gradtx.curvature.operators import (
+    MODEL,
+    OF_EXAMPLES,
+    OF_OUTPUTS,
     Operator,
-    fisher,
-    gauss_newton,
-    hessian,
+    fisher_at,
+    gauss_newton_at,
     hessian_at,
     multiply,
-    named,
     point,
 )
-from gradtx.tree import check_same, widen
 
 
 def hvp(loss: Loss, params: Any, batch: Any, direction: Any) -> Any:
@@ -48,8 +46,9 @@ def hvp(loss: Loss, params: Any, batch: Any, direction: Any) -> Any:
     >>> curvature.hvp(loss, jnp.zeros(2), None, jnp.array([1.0, 0.0])).tolist()
     [0.0, -2.0]
     """
-    with named(f"hvp({errors.show(loss)}, params, batch, direction)"):
-        return _times(hessian(loss, params, batch), params, direction)
+    call = f"hvp({errors.show(loss)}, params, batch, direction)"
+    at = point(call, params, batch, None)
+    return _times(hessian_at(carried(call, loss), at, hold=False), direction)
 
 
 def ggn_product(model: Any, loss: Any, params: Any, batch: Any, direction: Any) -> Any:
@@ -69,8 +68,10 @@ def ggn_product(model: Any, loss: Any, params: Any, batch: Any, direction: Any) 
     >>> curvature.ggn_product(model, loss, jnp.array([1.0, 2.0]), None, jnp.array([1.0, 0.0])).tolist()
     [8.0, 4.0]
     """
-    with named(f"ggn_product({errors.show(model)}, {errors.show(loss)}, params, batch, direction)"):
-        return _times(gauss_newton(model, loss, params, batch), params, direction)
+    call = f"ggn_product({errors.show(model)}, {errors.show(loss)}, params, batch, direction)"
+    at = point(call, params, batch, None)
+    functions = (carried(call, model, 2, MODEL), carried(call, loss, 2, OF_OUTPUTS))
+    return _times(gauss_newton_at(*functions, at, hold=False), direction)
 
 
 def fisher_product(losses: Any, params: Any, batch: Any, direction: Any) -> Any:
@@ -87,8 +88,9 @@ def fisher_product(losses: Any, params: Any, batch: Any, direction: Any) -> Any:
     >>> curvature.fisher_product(losses, jnp.zeros(2), x, jnp.ones(2)).tolist()
     [0.5, 2.0]
     """
-    with named(f"fisher_product({errors.show(losses)}, params, batch, direction)"):
-        return _times(fisher(losses, params, batch), params, direction)
+    call = f"fisher_product({errors.show(losses)}, params, batch, direction)"
+    at = point(call, params, batch, None)
+    return _times(fisher_at(carried(call, losses, 2, OF_EXAMPLES), at, hold=False), direction)
 
 
 class QuadraticModel(NamedTuple):
@@ -122,16 +124,14 @@ def quadratic_model(loss: Loss, params: Any, batch: Any, direction: Any) -> Quad
     """
     call = f"quadratic_model({errors.show(loss)}, params, batch, direction)"
     function, at = carried(call, loss), point(call, params, batch, None)
-    check_same(call, "direction", direction, "params", params)
-    step = tuple(map(widen, jax.tree.leaves(direction)))
+    step = at.vector("direction", direction)
     here: Slope = slope(function, at)
     down = float(inner(here.gradient, step))
-    curved = float(inner(step, multiply(hessian_at(function, at), step)))
+    curved = float(inner(step, multiply(hessian_at(function, at, hold=False), step)))
     predicted = here.value + down + curved / 2
     return QuadraticModel(here.value, down, curved, predicted, value_along(function, at, step, 1.0))
 
 
-def _times(operator: Operator, params: Any, direction: Any) -> Any:
-    check_same(operator.point.call, "direction", direction, "params", params)
-    vector = tuple(widen(jax.numpy.asarray(leaf)) for leaf in jax.tree.leaves(direction))
-    return operator.point.tree(multiply(operator, vector))
+def _times(operator: Operator, direction: Any) -> Any:
+    at = operator.point
+    return at.tree(multiply(operator, at.vector("direction", direction)))
