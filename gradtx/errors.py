@@ -194,6 +194,7 @@ Strength = Annotated[Scalar, Interval(0.0, per_layer=True)]
 
 Number = Annotated[float, Interval(schedule=False)]
 NonNegativeNumber = Annotated[float, Interval(0.0, schedule=False)]
+PositiveNumber = Annotated[float, Interval(0.0, open_low=True, schedule=False)]
 Fraction = Annotated[float, Interval(0.0, 1.0, schedule=False)]
 Count = Annotated[int, Whole(1)]
 Index = Annotated[int, Whole(0)]

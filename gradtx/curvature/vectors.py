@@ -119,8 +119,9 @@ _dot = jax.jit(inner)
 @jax.jit
 def _norm(x: Vector) -> tuple[jax.Array, jax.Array]:
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in x])
-    tiny = jnp.finfo(largest.dtype).tiny
-    scaled = [leaf / jnp.maximum(largest, tiny) for leaf in x]
+    # A division would become a product with 1 / largest, which is subnormal above 8.5e37, and so zero.
+    root = jax.lax.rsqrt(jnp.where(largest > 0, largest, 1))
+    scaled = [leaf * root * root for leaf in x]
     return largest, jnp.sqrt(inner(scaled, scaled))
 
 

@@ -27,7 +27,7 @@ from gradtx.curvature.extremes import End, Memory, both_ends, converged
 from gradtx.curvature.lanczos import Krylov, non_finite, ritz, tridiagonal
 from gradtx.curvature.loss_form import Loss, carried
 from gradtx.curvature.operators import Operator, Point, hessian_at, multiply, point
-from gradtx.curvature.shares import sign_shares
+from gradtx.curvature.shares import probe_of, sign_shares
 
 Verdict = Literal[
     "not critical", "flat gradient", "strict saddle", "strict minimum", "no negative curvature", "maximum", "undecided"
@@ -35,6 +35,7 @@ Verdict = Literal[
 
 _SURE = 4  # times a measured error: nothing below it is told from zero
 _TINY = float(np.finfo(np.float32).tiny)  # a threshold above the zeros of a function without curvature
+_CONFIDENCE = 0.95  # of the intervals of the shares
 _CHECKS = 4  # products besides the run: a residual for each end, one perturbed, one with the gradient
 
 
@@ -65,7 +66,7 @@ class Report(NamedTuple):
     shares: tuple[float, float, float]
     """The shares of eigenvalues below ``-threshold``, between, and above ``threshold``."""
     share_intervals: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-    """Where each share is: exact where the whole space was spanned, else two standard deviations of one probe more."""
+    """Where each share is: counted where the whole space was spanned, else at 95 % by the chance of one start."""
     threshold: float
     """Eigenvalues up to this size count as zero: what was asked for, but at least four times ``noise``."""
     noise: float
@@ -188,12 +189,15 @@ def classify(
     start = vectors.random(for_start, at.chosen)
     found = _run(operator, memory.steps(operator, start, for_start), budget, threshold)
     smallest, largest, products = both_ends(operator, found, delta, start if two_pass else None)
+    along = 0.0 if critical else vectors.norm(multiply(operator, here.gradient)) / gradient_norm
+    dimension, spent = operator.dimension, operator.products
+    del operator  # what it holds makes room for the same at the nearby point
     noise = _noise(function, nearby, for_rounding, found, (smallest, largest), products)
     size = max(abs(smallest.value), abs(largest.value))
     zero = max(1e-3 * size if threshold is None else float(threshold), _SURE * noise, _TINY)
-    along = 0.0 if critical else vectors.norm(multiply(operator, here.gradient)) / gradient_norm
     verdict, reason = _decide(critical, along, smallest, largest, zero, found.closed > 0, delta)
-    shares, intervals = sign_shares(found, operator.dimension, zero, noise)
+    probe = probe_of(found, dimension)
+    shares, intervals = sign_shares([probe], dimension, zero, noise, _CONFIDENCE)
     return Report(
         verdict=verdict, reason=reason, loss=here.value, gradient_norm=gradient_norm, gradient_error=gradient_error,
         gradient_tolerance=gradient_tolerance,
@@ -202,7 +206,7 @@ def classify(
         residuals=(smallest.residual, largest.residual),
         direction=_downhill(smallest.direction, at, here.gradient), direction_max=largest.direction,
         shares=shares, share_intervals=intervals, threshold=zero, noise=noise, spectrum=_spectrum(found),
-        dimension=operator.dimension, products=operator.products + 1, delta=float(delta),
+        dimension=dimension, products=spent + 1, delta=float(delta),
     )  # fmt: skip
 
 

@@ -33,6 +33,12 @@ def matrix_of(seed, values):
     return curvature.hessian(form, jnp.zeros(len(values)), symmetric(seed, values))
 
 
+@pytest.mark.parametrize("size", [0.0, 1.2e-38, 1e-25, 1.0, 1e25, 1e38])
+def test_a_norm_neither_overflows_nor_vanishes(size):
+    entries = jnp.array([2.0, -1.0, 2.0]) * jnp.float32(size)
+    assert basis_vectors.norm((entries, entries[:0])) == pytest.approx(3 * size, rel=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_both_ends_of_one_run_are_right(seed):
     values = np.sort(np.random.default_rng(seed).normal(size=80))
