@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradtx
-from gradtx import schedules
+from gradtx import curvature, schedules
 
 try:
     import matplotlib.pyplot as plt
@@ -31,6 +31,7 @@ VALLEY_RATE = 1.9998 / 100  # 2 over the steepest curvature is the limit of stab
 NETWORK_RATE, WARM_UP = 0.15, 200  # the network follows a rate that rises slowly to where it gets steep enough
 CUT = 8  # the rate is divided by this
 WINDOW = 50  # steps that a verdict looks at
+WORDS = {"bouncing": "bouncing between the walls of a valley, at no critical point"}
 
 
 class Run(NamedTuple):
@@ -50,37 +51,25 @@ def train(loss, params, rate, steps, keep_points=False):
     def step(params, state, before):
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = tx.update(grads, state, params)
-        flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
-        direction = flat / jnp.maximum(jnp.linalg.norm(flat), 1e-30)
-        seen = value, gradtx.metrics(state)["gradient_norm"], direction @ before
-        return gradtx.apply_updates(params, updates), state, direction, seen
+        seen = value, gradtx.metrics(state)["gradient_norm"], curvature.gradient_cosine(grads, before)
+        return gradtx.apply_updates(params, updates), state, grads, seen
 
-    state, direction = tx.init(params), jnp.zeros(sum(leaf.size for leaf in jax.tree.leaves(params)))
+    state, grads = tx.init(params), jax.tree.map(jnp.zeros_like, params)
     history, points = [], []
     for _ in range(steps):
         points += [np.asarray(params)] if keep_points else []
-        params, state, direction, seen = step(params, state, direction)
+        params, state, grads, seen = step(params, state, grads)
         history.append(seen)
     return Run(*np.asarray(jax.device_get(history)).T, np.asarray(points))
 
 
-def verdict(run, end):
+def verdict(run, end, rate):
     """What the steps before ``end`` show, in words, with the numbers that say so."""
-    recent = slice(end - WINDOW, end)
-    fallen = 1 - np.median(run.losses[recent]) / np.median(run.losses[end - 2 * WINDOW : end - WINDOW])
-    norm, cosine = np.median(run.gradient_norms[recent]), np.median(run.cosines[recent])
-    smallest = run.gradient_norms[:end].min()
-    evidence = (
-        f"loss fell by {fallen:.1%} in {WINDOW} steps, gradient norm {norm:.3g} (smallest so far {smallest:.3g}), "
-        f"cosine of successive gradients {cosine:+.2f}"
-    )
-    if norm < 1e-3 * run.gradient_norms[0]:
-        return f"at a critical point: {evidence}"
-    if cosine < -0.5:
-        return f"bouncing between the walls of a valley, at no critical point: {evidence}"
-    if fallen > 0.1:
-        return f"progressing: {evidence}"
-    return f"no verdict: {evidence}"
+    columns = {"loss": run.losses, "gradient_norm": run.gradient_norms, "gradient_cosine": run.cosines}
+    history = {name: column[:end] for name, column in columns.items()}
+    found = curvature.stuck(history, learning_rate=rate, window=WINDOW)
+    evidence = ", ".join(f"{row.statistic} {row.value:.3g}" for row in found.evidence)
+    return f"{WORDS.get(found.verdict, found.verdict)}: {found.reason}; {evidence}"
 
 
 def valley(point):
@@ -169,9 +158,10 @@ def main(arguments=None):
     drawing = options.out / "stuck.png"
     draw(drawing, runs, ends)
     print(f"2 runs in {time.perf_counter() - began:.1f} s, {drawing}")
+    rates = {"valley": VALLEY_RATE, "network": NETWORK_RATE}
     for name, run in runs.items():
         end = ends[name]
-        print(f"{name}: {verdict(run, end)}")
+        print(f"{name}: {verdict(run, end, rates[name])}")
         print(
             f"{'':{len(name)}}  after the rate was cut the loss went from {run.losses[end]:.4f} to {run.losses[-1]:.4f}"
         )

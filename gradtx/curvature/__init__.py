@@ -32,7 +32,7 @@ from gradtx.curvature.pictures import plot_report
 from gradtx.curvature.products import QuadraticModel, fisher_product, ggn_product, hvp, quadratic_model
 from gradtx.curvature.sharpness import AverageSharpness, average_sharpness, box_sharpness, sam_sharpness
 from gradtx.curvature.spectra import Spectrum, at_threshold, block_spectra, spectrum
-from gradtx.curvature.stuckness import Diagnosis, stuck
+from gradtx.curvature.stuckness import Diagnosis, Evidence, stuck
 from gradtx.curvature.traces import Estimate, diagonal, trace
 from gradtx.curvature.verdict import Report, classify
 
@@ -44,6 +44,7 @@ __all__ = [
     "End",
     "EscapeInfo",
     "Estimate",
+    "Evidence",
     "Extremes",
     "LossLine",
     "LossPlane",

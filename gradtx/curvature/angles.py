@@ -19,7 +19,8 @@ def gradient_cosine(gradients: Any, before: Any) -> jax.Array:
     Keep it as ``gradient_cosine`` beside the metrics of a step, and :func:`stuck` reads it.
 
     Args:
-        gradients, before: Trees of real arrays alike. Their scales do not matter: squares neither overflow nor vanish.
+        gradients, before: Trees of real arrays alike. Their scales do not matter: squares neither overflow nor
+            vanish (a number below 1.2e-38 in float32 counts as zero).
 
     Returns:
         A scalar of at least float32, right to a few units in the last place also where the angle is tiny: there

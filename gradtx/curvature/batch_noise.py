@@ -28,7 +28,7 @@ class Ratio(NamedTuple):
     """Infinite where the estimate of the denominator is not above zero."""
     interval: tuple[float, float]
     """Holds the true one with a nominal probability of ``confidence``; up to infinity where the denominator is not told
-    from zero."""
+    from zero. The lower end is below zero where the numerator is not."""
     numerator: float
     numerator_error: float
     """The standard error, by the jackknife over the batches."""
@@ -96,17 +96,18 @@ def noise_scale(
 
         tr(S) = sum_b n_b |g_b - g|^2 / (K - 1)          |G|^2 = |g|^2 - tr(S) / N
 
-    which for equal batches are the estimates from the two batch sizes ``n`` and ``N``. Errors are those of the jackknife
-    that leaves out one batch at a time, and the interval is Fieller's: all ratios ``q`` with ``tr(S) - q |G|^2`` within
-    Student's t of zero. Where the gradient is not told from zero, ``q`` has no upper end, and the interval says so.
+    which for equal batches are the estimates from the two batch sizes ``n`` and ``N``. Errors are those of the
+    jackknife that leaves out one batch at a time, and the interval is Fieller's: all ratios ``q`` with
+    ``tr(S) - q |G|^2`` within Student's t of zero. Where the gradient is not told from zero, ``q`` has no upper end,
+    and the interval says so.
 
     Args:
-        loss: ``loss(params, batch) -> scalar`` or ``(scalar, anything)``, the mean over the batch. Examples that meet in
-            a batch normalization are not independent, and what they share is then not counted.
+        loss: ``loss(params, batch) -> scalar`` or ``(scalar, anything)``, the mean over the batch. Examples that meet
+            in a batch normalization are not independent, and what they share is then not counted.
         params: Any tree of real floating-point arrays.
         batch: A :class:`Dataset` of three batches or more, of any sizes; or one batch, which is cut into at most 32.
-            They have to be random samples: data that come sorted have to be shuffled first. ``S`` and ``G`` are those of
-            what the examples are drawn from.
+            They have to be random samples: data that come sorted have to be shuffled first. ``S`` and ``G`` are those
+            of what the examples are drawn from.
         with_hessian: Form ``weighted`` too. ``H`` is that of all examples.
         confidence: The nominal probability of the intervals.
         where: Which leaves vary, by path; all by default.
@@ -173,7 +174,7 @@ def _in_parts(call: str, function: Any, at: Point) -> tuple[Point, Slope]:
     raise errors.BatchError(
         call,
         expected="a batch that falls into examples along its leading axis",
-        got=errors.show(at.data.batches[0]),
+        got=errors.show(next(iter(at.data.batches))),
         cause=cause,
         fix="write curvature.dataset(list_of_batches, examples=lambda batch: ...)",
     )
@@ -183,9 +184,7 @@ _Products = tuple[np.ndarray, np.ndarray, float]
 """``d_b' A d_b`` and ``g' A d_b`` for each batch, with ``d_b = g_b - g``, and ``g' A g``."""
 
 
-def _products(
-    function: Any, at: Point, mean: Vector, operator: Operator | None
-) -> tuple[_Products, _Products | None]:
+def _products(function: Any, at: Point, mean: Vector, operator: Operator | None) -> tuple[_Products, _Products | None]:
     """With the identity for ``A``, and with ``operator``. A second pass over the batches, so that nothing cancels."""
     curved = None if operator is None else multiply(operator, mean)
     rows = []
@@ -213,18 +212,18 @@ def _ratio(squares: np.ndarray, along: np.ndarray, whole: float, counts: np.ndar
     gradients = whole - 2 * counts / left * along + (counts / left) ** 2 * squares - noises / left
     both = np.stack([noises, gradients])
     both = both - both.mean(axis=1, keepdims=True)
-    covariance = (batches - 1) / batches * (both @ both.T)
-    errors_of = np.sqrt(np.diagonal(covariance))
+    covariance: np.ndarray = (batches - 1) / batches * (both @ both.T)
+    spread = [math.sqrt(float(covariance[index, index])) for index in (0, 1)]
     value = noise / gradient if gradient > 0 else math.inf
     interval = _fieller(noise, gradient, covariance, student_factor(batches - 1, confidence))
-    return Ratio(value, interval, noise, float(errors_of[0]), gradient, float(errors_of[1]))
+    return Ratio(value, interval, noise, spread[0], gradient, spread[1])
 
 
 def _fieller(over: float, under: float, covariance: np.ndarray, factor: float) -> tuple[float, float]:
     """All ``q`` with ``(over - q under)^2 <= factor^2 var(over - q under)``, which is ``a q^2 - 2 b q + c <= 0``.
 
-    With ``a > 0`` they lie between two roots. Else ``under`` is not told from zero: there is no upper end, and the lower
-    one is the larger root; where ``over`` is not told from zero either, there is none.
+    With ``a > 0`` they lie between two roots. Else ``under`` is not told from zero: there is no upper end, and the
+    lower one is the larger root; where ``over`` is not told from zero either, there is none.
     """
     a = under**2 - factor**2 * float(covariance[1, 1])
     b = over * under - factor**2 * float(covariance[0, 1])

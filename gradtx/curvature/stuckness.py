@@ -21,7 +21,7 @@ Cause = Literal["saddle", "bouncing", "noise", "flat gradient", "converged", "pr
 _STEPS = 20  # the shortest history
 _FIRST_STEPS = 10  # their median is where the loss came from, so that a spike at the start does not count
 _WINDOW = (10, 200)  # steps that are looked at, by default a quarter of the history within these
-_SURE = 3  # times a measured error: no trend below it
+_SURE = 4  # times a measured error: no trend below it
 _SMALL = 0.01  # of what there is to lose, over the window: a change that counts
 _PLAIN = 0.1  # the same: progress, whatever else goes on
 _KEPT = 0.1  # of what the steps promised: below it, they are taken back
@@ -104,12 +104,12 @@ def stuck(
     lowest: errors.Number = 0.0,
     max_products: errors.Count = 100,
 ) -> Diagnosis:
-    """Says why the loss no longer falls, or that it does: a flat loss alone does not tell, and a small gradient neither.
+    """Says why the loss no longer falls, or that it does: neither a flat loss nor a small gradient tells alone.
 
     From the last ``window`` steps come three numbers, all relative to what there is to lose, ``s = L - lowest`` (but at
     least a thousandth of what was gained so far, so that the last digits do not count)::
 
-        gain      = -(change of L by the median slope) / s             sure where above 3 of its standard errors
+        gain      = -(change of L by the median slope) / s             sure where above 4 of its standard errors
         promised  = sum_t |u_t| |g_t| cos(angle_t) / s                 what the steps promise to first order
         cosine    = median of cos(g_t, g_{t-1})
 
@@ -119,41 +119,44 @@ def stuck(
     verdict          evidence
     ===============  ===================================================================================================
     "progressing"    gain above 10 %; or above 1 %, unless steps overshoot and keep less than a tenth of the promise
-    "progressing"    half of a promise of at least 1 % is kept, or, where the loss is too noisy to tell, successive
-                     gradients agree: promised times their mean cosine is above 1 %, and the mean cosine above 3
-                     standard errors (and above 1/2 unless steps go straight against the gradient: momentum alone makes
-                     noise agree)
+    "progressing"    half of a promise of at least 1 % is kept; or, where the loss is too noisy to tell, successive
+                     gradients agree: promised times their mean cosine is above 1 %, and the mean cosine above 4
+                     standard errors (and above 1/2 unless steps go straight against the gradient: momentum alone
+                     makes noise agree)
     "bouncing"       promised at least 1 % and not kept, and steps overshoot: the cosine is below -1/2, or
-                     ``learning_rate lambda_max / 2`` above 1; the loss rises; without a cosine, the loss alternates from
-                     step to step (correlation below -1/2), or is so smooth that no noise can have taken the promise back
-    "noise"          promised at least 1 %, not kept, and steps do not overshoot
-    "progressing"    promised below 1 %, but a step of ``1 / lambda_max`` would gain 1 %: the rate is small, not the slope
-    "saddle"         promised below 1 %; along a direction of negative curvature the loss falls by 1 % or more, of which
-                     ``t^2 lambda_min / 2`` accounts for a tenth or more
+                     ``learning_rate lambda_max / 2`` above 1; the loss rises; without a cosine, the loss alternates
+                     from step to step (correlation below -1/2), or is too smooth for noise to take the promise back
+    "noise"          promised at least 1 %, not kept, and steps do not overshoot; "progressing" where the gain over
+                     twice the window is above 1 %
+    "progressing"    promised below 1 %, but a step of ``1 / lambda_max`` would gain 1 %: not the slope is small, but
+                     the rate
+    "saddle"         promised below 1 %; along a direction of negative curvature the loss falls by 1 % or more, and
+                     ``t^2 lambda_min / 2`` accounts for a quarter or more of the first half of it
     "flat gradient"  promised below 1 %; a way down of 1 % that second derivatives do not account for, along that
                      direction or the gradient; or no curvature at all
     "converged"      promised below 1 %, and no way down found
     ===============  ===================================================================================================
 
-    Where the steps overshoot: on a parabola of curvature ``h``, the gradients of steps of length ``rate`` that have come
-    to rest in noise have the cosine ``-rate h / 2``, and those without noise 1 or, from ``rate h = 1`` on, -1. At -1/2,
-    ``rate h = 1``, a step ends at the lowest point of its line. What noise alone does stays above.
+    Steps overshoot where they end beyond the lowest point of their line. On a parabola of curvature ``h`` that begins
+    at ``rate h = 1``. There the cosine of successive gradients turns from 1 to -1 without noise, and is ``-rate h / 2 =
+    -1/2`` for gradient descent at rest in noise.
 
     What is not given is said in ``missing``, and the nearest verdict comes back: without ``update_norm`` and
     ``update_angle`` (or ``learning_rate``) a gradient counts as small below a thousandth of its largest norm; without a
-    loss, a small gradient is "converged" if the loss has fallen by a tenth, else "flat gradient". A saddle whose second
-    derivatives vanish (three linear layers at zero) is a "flat gradient".
+    loss, a small gradient is "converged" if the loss has fallen by a tenth, or the gradient to a thousandth, else "flat
+    gradient". A saddle whose second derivatives vanish (three linear layers at zero) is a "flat gradient".
 
     Args:
-        history: A list of metrics, one dict a step, as a train step with :func:`gradtx.watch` returns them; or a dict of
-            columns. ``loss`` and ``gradient_norm`` are needed, at least 20 steps; ``update_norm``, ``update_angle`` and
-            ``gradient_cosine`` (:func:`gradient_cosine`) are used; others are not looked at.
+        history: A list of metrics, one dict a step, as a train step with :func:`gradtx.watch` returns them; or a dict
+            of columns. ``loss`` and ``gradient_norm`` are needed, at least 20 steps; ``update_norm``, ``update_angle``
+            and ``gradient_cosine`` (:func:`gradient_cosine`) are used; others are not looked at.
         loss, params, batch, key: As in :func:`classify`, at the end of the history. The curvature is looked at unless
             the gain is above 10 %: at most ``max_products`` products, about two gradients each, one gradient, and a
             hundred or two evaluations of the loss.
         learning_rate: The rate of plain gradient descent: it gives the promise where updates were not watched, and the
             comparison with the curvature.
-        window: Steps that are looked at; a quarter of the history by default, 10 to 200.
+        window: Steps that are looked at; a quarter of the history by default, 10 to 200, and twice as many where those
+            are too noisy to tell.
         lowest: What the loss cannot fall below.
         max_products: As in :func:`classify`.
 
@@ -161,8 +164,8 @@ def stuck(
         StructureError: A needed column is missing, or rows differ.
         ShapeError: Columns of different lengths.
         BatchError: Too few steps, or none, as from a generator that was used up.
-        ArgumentRangeError: NaN, infinity, or a number that the column cannot hold; a window longer than half the history.
-        ArgumentTypeError: No history, or only a part of ``loss``, ``params`` and ``key``; others as in :func:`classify`.
+        ArgumentRangeError: NaN, infinity, or a number that the column cannot hold; a window of more than half of it.
+        ArgumentTypeError: No history, or only a part of ``loss``, ``params`` and ``key``; and as in :func:`classify`.
 
     Source: Theil 1950 and Sen 1968 for the slope; Cohen et al. 2021, arXiv:2103.00065, for ``2 / learning_rate``.
 
@@ -182,8 +185,12 @@ def stuck(
     report = None
     if given:
         report = classify(loss, params, batch, key=key, max_products=max_products)  # pyright: ignore[reportArgumentType]
-        rows.append(Evidence("smallest eigenvalue", report.lambda_min, -report.threshold, _sign(report.lambda_min, report)))
-        rows.append(Evidence("largest eigenvalue", report.lambda_max, report.threshold, _sign(report.lambda_max, report)))
+        rows.append(
+            Evidence("smallest eigenvalue", report.lambda_min, -report.threshold, _sign(report.lambda_min, report))
+        )
+        rows.append(
+            Evidence("largest eigenvalue", report.lambda_max, report.threshold, _sign(report.lambda_max, report))
+        )
     edge = None
     if report is not None and learning_rate is not None:
         edge = learning_rate * report.lambda_max / 2
@@ -196,7 +203,7 @@ def stuck(
             missing.append("gradient_cosine (curvature.gradient_cosine): whether most of each step is taken back")
         reason = f"the loss fell by {seen.gain:.1%} in {seen.window} steps"
         return _diagnosis("progressing", reason, rows, missing, report)
-    if seen.agreed > _SMALL and seen.gain + _SURE * seen.error > _SMALL:
+    if not overshoots and seen.agreed > _SMALL and seen.gain + _SURE * seen.error > _SMALL:
         reason = "successive gradients agree, on more than the loss shows through its noise"
         return _diagnosis("progressing", reason, rows, report=report)
     if seen.sure and seen.promised is not None and seen.promised >= _SMALL and seen.gain >= seen.promised / 2:
@@ -206,13 +213,17 @@ def stuck(
     if seen.promised is None:
         missing.append("update_norm and update_angle (gradtx.watch), or learning_rate: what the steps promise")
     if not small:
+        longer = _look(columns, learning_rate, min(2 * seen.window, len(columns["loss"]) // 2), lowest)
+        if not overshoots and window is None and longer.sure and longer.gain > _SMALL:
+            rows.append(Evidence(f"gain in {longer.window} steps", longer.gain, _SMALL, "falls"))
+            reason = f"the loss fell by {longer.gain:.1%} in {longer.window} steps; in fewer it is too noisy to tell"
+            return _diagnosis("progressing", reason, rows, missing, report)
         return _moving(seen, overshoots, edge, rows, missing, report, learning_rate)
     if report is None:
         missing.append("loss, params, batch and key: saddle, flat gradient and converged differ in their curvature")
-        if seen.fallen > _PLAIN:
-            reason = f"the gradient is small, after the loss fell by {seen.fallen:.0%} of what it was"
-            return _diagnosis("converged", reason, rows, missing)
-        return _diagnosis("flat gradient", "the gradient is small where the loss has never fallen", rows, missing)
+        if seen.fallen > _PLAIN or 0 < seen.norm <= _ARRIVED * seen.largest:
+            return _diagnosis("converged", "loss or gradient fell before, and the gradient is small", rows, missing)
+        return _diagnosis("flat gradient", "the gradient is small, and always was", rows, missing)
     assert loss is not None
     return _at_rest(call, seen, loss, params, batch, report, rows, missing)
 
@@ -237,7 +248,9 @@ def _moving(
         return _diagnosis("bouncing", "the loss goes up and down from step to step", rows, missing, report)
     if seen.promised is not None and seen.fluctuation < _SMOOTH * seen.promised / seen.window:
         return _diagnosis("bouncing", "the loss is smooth: no noise takes the promise back", rows, missing, report)
-    return _diagnosis("noise", "the loss fluctuates without a trend, and the gradient is not small", rows, missing, report)
+    return _diagnosis(
+        "noise", "the loss fluctuates without a trend, and the gradient is not small", rows, missing, report
+    )
 
 
 def _at_rest(
@@ -267,7 +280,9 @@ def _at_rest(
             reason = "there is a way down, but gradient and curvature here hardly show it"
             return _diagnosis("flat gradient", reason, rows, missing, report)
     if max(report.lambda_max, -report.lambda_min) <= report.threshold:
-        return _diagnosis("flat gradient", "neither slope nor curvature: higher derivatives decide", rows, missing, report)
+        return _diagnosis(
+            "flat gradient", "neither slope nor curvature: higher derivatives decide", rows, missing, report
+        )
     if not critical:
         first = -1 / max(report.lambda_max, -report.lambda_min)
         fall = _way_down(function, at, slope(function, at).gradient, first).fall / seen.scale

@@ -26,8 +26,8 @@ def trend(values: np.ndarray) -> Trend:
     """The median of the slopes of all pairs (Theil 1950, Sen 1968), which a few outliers do not move.
 
     Its error is that of a slope with noise of the deviation seen around a parabola, wider by ``(1 + r) / (1 - r)`` in
-    variance where the noise is correlated by ``r`` from step to step; Kendall's correction ``(1 + 3 r) / n`` is added to
-    ``r``, which a short sequence shows too small. It is never below the rounding of float32.
+    variance where the noise is correlated by ``r`` from step to step; ``(1 + 3 r) / n`` is added to ``r``, which a
+    short sequence shows too small (Kendall 1954). It is never below the rounding of float32.
     """
     n = len(values)
     steps = np.arange(n) - (n - 1) / 2

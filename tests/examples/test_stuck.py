@@ -21,11 +21,11 @@ def fake(losses, norms, cosines):
 def test_every_verdict_has_its_evidence(example):
     falling, norms = np.geomspace(10, 0.01, 200), np.geomspace(5, 1e-4, 200)
     cases = {
-        "at a critical point": (1.0, norms, 0.0),
+        "converged": (1.0, norms, 0.0),
         "bouncing": (1.0, 5.0, -0.9),
         "progressing": (falling, 5.0, 0.9),
-        "no verdict": (1.0, 5.0, 0.0),
+        "noise": (1.0, 5.0, 0.0),
     }
     for expected, curves in cases.items():
         run = example.Run(*fake(*curves), points=np.zeros(0))
-        assert example.verdict(run, 200).startswith(expected)
+        assert example.verdict(run, 200, 0.1).startswith(expected)
