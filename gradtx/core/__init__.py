@@ -30,6 +30,7 @@ from gradtx.core.apply import apply_updates
 from gradtx.core.composition import advance_parts, combine_leaves, compose, join, widest
 from gradtx.core.decorator import Functions, stateless, transformation
 from gradtx.core.edge import STANDARD_SIGNALS, public
+from gradtx.core.keys import kept_key
 from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
 from gradtx.core.rebuilding import TunableState, rebuilt
 from gradtx.core.record import GradientTransformation, Record, record_of
@@ -76,6 +77,7 @@ __all__ = [
     "compose",
     "first_step",
     "join",
+    "kept_key",
     "leaf_by_leaf",
     "map_fields",
     "next_step",

@@ -26,10 +26,14 @@ from gradtx.curvature.landscapes import (
     plane_through,
     random_direction,
 )
+from gradtx.curvature.leaving import EscapeSaddlesState, escape_saddles
 from gradtx.curvature.loss_form import frozen_loss
+from gradtx.curvature.newton_cg import ScaleByNewtonCGState, scale_by_newton_cg
 from gradtx.curvature.operators import Operator, fisher, gauss_newton, hessian, scaled
+from gradtx.curvature.perturbing import PerturbAtSaddlesState, perturb_at_saddles
 from gradtx.curvature.pictures import plot_report
 from gradtx.curvature.products import QuadraticModel, fisher_product, ggn_product, hvp, quadratic_model
+from gradtx.curvature.saddle_free import scale_by_saddle_free_newton
 from gradtx.curvature.sharpness import AverageSharpness, average_sharpness, box_sharpness, sam_sharpness
 from gradtx.curvature.spectra import Spectrum, at_threshold, block_spectra, spectrum
 from gradtx.curvature.stuckness import Diagnosis, Evidence, stuck
@@ -43,6 +47,7 @@ __all__ = [
     "Diagnosis",
     "End",
     "EscapeInfo",
+    "EscapeSaddlesState",
     "Estimate",
     "Evidence",
     "Extremes",
@@ -50,9 +55,11 @@ __all__ = [
     "LossPlane",
     "NoiseScale",
     "Operator",
+    "PerturbAtSaddlesState",
     "QuadraticModel",
     "Ratio",
     "Report",
+    "ScaleByNewtonCGState",
     "SolutionPlane",
     "Spectrum",
     "Stability",
@@ -66,6 +73,7 @@ __all__ = [
     "density",
     "diagonal",
     "escape",
+    "escape_saddles",
     "extreme_eigenvalues",
     "filter_normalized",
     "fisher",
@@ -79,6 +87,7 @@ __all__ = [
     "loss_line",
     "loss_plane",
     "noise_scale",
+    "perturb_at_saddles",
     "plane_through",
     "plot_line",
     "plot_plane",
@@ -87,6 +96,8 @@ __all__ = [
     "quadratic_model",
     "random_direction",
     "sam_sharpness",
+    "scale_by_newton_cg",
+    "scale_by_saddle_free_newton",
     "scaled",
     "spectrum",
     "stability",
