@@ -178,9 +178,11 @@ def both_ends(
     """
     values, columns = ritz(found)
     columns = columns[:, [0, -1]]
-    units = None if start is not None else ritz_vectors(found, columns)
-    found.basis.clear()
-    if units is None:
+    if start is None:
+        units = ritz_vectors(found, columns)
+        found.basis.clear()
+    else:
+        found.basis.clear()
         units = ritz_vectors_again(operator, start, columns)
     missed = missed_beyond(found, operator.dimension, float(values[-1] - values[0]), delta)
     ends, products = [], []
