@@ -37,13 +37,12 @@ def test_a_transformation_is_a_tuple_of_two_functions(unit):
 
 @every_unit
 def test_every_transformation_takes_the_signals_that_programs_give_to_all(unit):
-    """What NumPyro, Optimistix and line-search loops hand to whatever optimizer they hold."""
+    """What NumPyro, Optimistix and line-search loops hand to whatever optimizer they hold; it uses what it needs."""
     tx, weights, grads = unit.make(), small_params(), gradients(domain=unit.domain)
     state, update = tx.init(weights), unit.fed(tx)
     plain, _ = update(grads, state, weights)
-    given, _ = tx.update(
-        grads, state, weights, value=jnp.float32(0.5), grad=grads, value_fn=lambda weights: jnp.float32(0.5)
-    )
+    signals = {"value": jnp.float32(0.5), "grad": grads, "value_fn": lambda weights: jnp.float32(0.5)}
+    given, _ = update(grads, state, weights, **{name: signals[name] for name in signals.keys() - unit.signals.keys()})
     assert_identical(given, plain)
     assert_identical(update(updates=grads, state=state, params=weights)[0], plain)
     assert_identical(update(grads, state, params=weights)[0], plain)
