@@ -135,6 +135,12 @@ class BatchError(GradtxError, ValueError):
     code = "batch"
 
 
+class SkippedStepsError(GradtxError, FloatingPointError):
+    """A guard has left out as many steps in a row as it bears."""
+
+    code = "skipped-steps"
+
+
 class MissingExtra(GradtxError, ImportError):
     """An optional package is not installed; the message names the extra."""
 

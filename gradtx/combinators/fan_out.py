@@ -1,8 +1,8 @@
-"""Transformations of the same input, joined into one: their ratio and their sum."""
+"""Transformations of the same input, joined into one: their ratio, the angle of their ratio, and their sum."""
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.combinators.chaining import parts_by_name
 from gradtx.core import GradientTransformation, Nested, Pair, compose, record_of, transformation
-from gradtx.tree import cut
+from gradtx.tree import cut, square
 
 
 class RatioState(NamedTuple):
@@ -36,6 +36,33 @@ def ratio(
     [-1.0, 0.0, 1.0]
     """
 
+    return _joined(numerator, denominator, lambda n, d: _divide(n, d, eps))
+
+
+@transformation
+def atan2_ratio(numerator: GradientTransformation, denominator: GradientTransformation) -> GradientTransformation:
+    """``u = atan2(n(g), d(g))``, elementwise: bounded by ``pi / 2``, and for small ratios the ratio, without an eps.
+
+    It does not change with the scale of the gradients. ``numerator`` and ``denominator`` see ``g`` as in :func:`ratio`,
+    ``atan2(0, 0)`` is 0, and a denominator below ``2^-63`` counts as that number. A complex ``n`` keeps its direction:
+    ``u = n / |n| * atan2(|n|, d)``.
+
+    Source: Everett et al. 2024, arXiv:2407.05872, section 4.3.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.atan2_ratio(gradtx.identity(), gradtx.absolute_value())
+    >>> updates, _ = tx.update(jnp.array([3.0, 0.0, -1e30]), tx.init(jnp.zeros(3)))
+    >>> [round(float(u), 4) for u in updates]
+    [0.7854, 0.0, -0.7854]
+    """
+    return _joined(numerator, denominator, _angle)
+
+
+def _joined(
+    numerator: GradientTransformation,
+    denominator: GradientTransformation,
+    quotient: Callable[[jax.Array, jax.Array], jax.Array],
+) -> GradientTransformation:
     def body(parts: Mapping[str, Pair]) -> Pair:
         above, below = parts["numerator"], parts["denominator"]
 
@@ -43,11 +70,10 @@ def ratio(
             return RatioState(above.init(params), below.init(params))
 
         def update(updates, state, params, signals):
-            updates = jax.tree.map(_limit, updates)
-            over, above_state = above.update(updates, state.numerator, params, signals)
-            under, below_state = below.update(updates, state.denominator, params, signals)
-            quotient = jax.tree.map(lambda n, d: _divide(n, d, eps), over, under)
-            return quotient, RatioState(above_state, below_state)
+            over, above_state = above.update(jax.tree.map(_limit, updates), state.numerator, params, signals)
+            again = jax.tree.map(_limit_again, updates)
+            under, below_state = below.update(again, state.denominator, params, signals)
+            return jax.tree.map(quotient, over, under), RatioState(above_state, below_state)
 
         return Pair(init, update)
 
@@ -59,12 +85,86 @@ def _limit(g: jax.Array) -> jax.Array:
     return cut(g, 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1))
 
 
+def _limit_again(g: jax.Array) -> jax.Array:
+    """:func:`_limit` in other operations: XLA's CPU backend would keep one result for two uses in memory, 2 passes."""
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(_limit_again(g.real), _limit_again(g.imag))
+    bound = 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1)
+    return jnp.where(jnp.isfinite(g) & (jnp.abs(g) > bound), jnp.sign(g) * bound, g)
+
+
 def _divide(n: jax.Array, d: jax.Array, eps: Any) -> jax.Array:
     """``n / (d + eps)``, where a denominator below the root of the smallest normal number counts as that root."""
-    smallest_root = 2.0 ** -(jnp.finfo(d.dtype).maxexp // 2 - 1)
+    smallest_root = _smallest_root(d)
     if isinstance(eps, float | int) and eps >= smallest_root:
         return n / (d + eps)
     return n / jnp.maximum(d + eps, smallest_root)
+
+
+def _angle(n: jax.Array, d: jax.Array) -> jax.Array:
+    d = jnp.maximum(d, _smallest_root(d))
+    if jnp.iscomplexobj(n):
+        return jnp.where(jnp.isfinite(n), jnp.sign(n) * jnp.arctan2(jnp.abs(n), d), n)
+    return jnp.where(jnp.isfinite(n), jnp.arctan2(n, d), n)  # the angle of infinities would be finite
+
+
+def _smallest_root(d: jax.Array) -> float:
+    return 2.0 ** -(jnp.finfo(d.dtype).maxexp // 2 - 1)
+
+
+class StableRatioState(NamedTuple):
+    numerator: Nested
+    denominator: Nested
+    then: Nested
+
+
+@transformation
+def stable_ratio(
+    numerator: GradientTransformation,
+    denominator: GradientTransformation,
+    then: GradientTransformation,
+    *,
+    eps: errors.Epsilon = 1e-8,
+) -> GradientTransformation:
+    """``u = then(n(g) / (d(g) + eps)) / max(1, RMS(g / max(d(g), eps)))``: :func:`ratio`, shorter for a surprise.
+
+    Where the gradients of a leaf are larger than the ``d`` that remembers them, the whole step of that leaf, also what
+    ``then`` adds to it, is as much shorter. Otherwise as in :func:`ratio`.
+
+    Source: Wortsman et al. 2023, arXiv:2304.13013, algorithm 2.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> root = gradtx.chain(gradtx.mean_square(0.75), gradtx.square_root())
+    >>> tx = gradtx.stable_ratio(gradtx.identity(), root, gradtx.identity())
+    >>> tx.update(jnp.array([4.0, -4.0]), tx.init(jnp.zeros(2)))[0].tolist()
+    [1.0, -1.0]
+    """
+    parts = {"numerator": record_of(numerator), "denominator": record_of(denominator), "then": record_of(then)}
+
+    def body(parts: Mapping[str, Pair]) -> Pair:
+        above, below, after = parts["numerator"], parts["denominator"], parts["then"]
+
+        def init(params):
+            return StableRatioState(above.init(params), below.init(params), after.init(params))
+
+        def update(updates, state, params, signals):
+            over, above_state = above.update(jax.tree.map(_limit, updates), state.numerator, params, signals)
+            again = jax.tree.map(_limit_again, updates)
+            under, below_state = below.update(again, state.denominator, params, signals)
+            quotient = jax.tree.map(lambda n, d: _divide(n, d, eps), over, under)
+            steps, after_state = after.update(quotient, state.then, params, signals)
+            steps = jax.tree.map(lambda u, g, d: u / _surprise(g, d, eps), steps, jax.tree.map(_limit, updates), under)
+            return steps, StableRatioState(above_state, below_state, after_state)
+
+        return Pair(init, update)
+
+    return compose(parts, body, reads="leaf")
+
+
+def _surprise(g: jax.Array, d: jax.Array, eps: Any) -> jax.Array:
+    """``max(1, RMS(g / max(d, eps)))``."""
+    relative = square(g / jnp.maximum(d, jnp.maximum(eps, _smallest_root(d))))
+    return jnp.maximum(1.0, jnp.sqrt(jnp.sum(relative) / max(g.size, 1)))
 
 
 @transformation

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from gradtx.core.edge import public
-from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
 from gradtx.core.record import GradientTransformation, Locality, Record
 
 
@@ -17,6 +17,8 @@ def compose(
     tree_body: Callable[[], Pair] | None = None,
     own_signals: Iterable[str] = (),
     own_advance: Callable[[Any], Any] | None = None,
+    own_params: bool = False,
+    reads: Locality = "elementwise",
 ) -> GradientTransformation:
     """A transformation made of parts by ``body``, which is written once for one array and for whole trees.
 
@@ -24,15 +26,18 @@ def compose(
     leaf. Otherwise it combines their functions of trees (or ``tree_body()`` does, where a combinator knows better).
     ``own_signals`` are those that the body itself reads on each leaf, ``own_advance`` takes the body's own shared
     fields to the next step before its update; its state holds the parts' states under the names of ``parts``.
+    ``own_params`` says that the body itself needs the parameters, ``reads`` how far it reads itself.
     """
     if widest(parts) == "tree":
         tree = tree_body() if tree_body else body({key: part.tree for key, part in parts.items()})
-        return join(parts, _advancing(tree, own_advance) if own_advance else tree)
+        tree = _advancing(tree, own_advance) if own_advance else tree
+        return join(parts, with_precision(tree) if own_params or own_advance else tree, own_params=own_params)
     leaves = combine_leaves({key: part.leaves for key, part in parts.items() if part.leaves}, body)
     leaves = leaves._replace(signals={**leaves.signals, **dict.fromkeys(own_signals)})
     if own_advance:
         leaves = leaves._replace(advance=lambda state, parts=leaves.advance: parts(own_advance(state)))
-    return join(parts, leaf_by_leaf(leaves), leaves)
+    leaves = leaves._replace(takes_params=leaves.takes_params or own_params)
+    return join(parts, leaf_by_leaf(leaves), leaves, own_params=own_params, reads=reads)
 
 
 def _advancing(pair: Pair, advance: Callable[[Any], Any]) -> Pair:
@@ -48,13 +53,23 @@ def widest(parts: Mapping[str, Record]) -> Locality:
     return "tree" if "tree" in localities else "leaf" if "leaf" in localities else "elementwise"
 
 
-def join(parts: Mapping[str, Record], tree: Pair, leaves: Leaves | None = None) -> GradientTransformation:
+def join(
+    parts: Mapping[str, Record],
+    tree: Pair,
+    leaves: Leaves | None = None,
+    *,
+    own_signals: Iterable[str] = (),
+    own_params: bool = False,
+    reads: Locality = "elementwise",
+) -> GradientTransformation:
     """The transformation with these functions, whose record says what its parts' records say.
 
-    Without functions of one leaf it reads the whole tree, whatever its parts read.
+    Without functions of one leaf it reads the whole tree, whatever its parts read. ``own_signals`` are those that it
+    needs itself, ``own_params`` and ``reads`` as in :func:`compose`.
     """
-    signals: dict[str, tuple[bool, str]] = {}
-    needs_params = []
+    farthest = "leaf" if reads == "leaf" and widest(parts) == "elementwise" else widest(parts)
+    signals: dict[str, tuple[bool, str]] = dict.fromkeys(own_signals, (True, ""))
+    needs_params = [""] if own_params else []
     for index, (name, part) in enumerate(parts.items()):
         address = f"{index}:{name}"
         for signal, (required, inner) in part.signals.items():
@@ -65,7 +80,7 @@ def join(parts: Mapping[str, Record], tree: Pair, leaves: Leaves | None = None) 
         Record(
             name="composition",
             call="composition",
-            locality=widest(parts) if leaves else "tree",
+            locality=farthest if leaves else "tree",
             tree=tree,
             leaves=leaves,
             parts=dict(parts),

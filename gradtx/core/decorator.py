@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core.edge import public
-from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf
+from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
 from gradtx.core.rebuilding import rebuilt
 from gradtx.core.record import GradientTransformation, Locality, Record, call_update, record_of, signature_of
-from gradtx.core.roles import EmptyState, cast_like
-from gradtx.tree import is_inexact, leaf_paths, widen
+from gradtx.core.roles import EmptyState
+from gradtx.tree import is_inexact, leaf_paths
 
 P = ParamSpec("P")
 
@@ -129,27 +129,13 @@ def _primitive(made: tuple[Callable[..., Any], ...], call: errors.Call, locality
 
     pair = Pair(init, update)
     if locality == "tree":
-        tree, leaves = _with_precision(pair), None
+        tree, leaves = with_precision(pair), None
     else:
         leaves = Leaves(lambda tree: [pair] * len(jax.tree.leaves(tree)), takes.signals, takes.takes_params, *made[2:])
         tree = leaf_by_leaf(leaves)
     signals = {name: required for name, required in takes.signals.items() if name != "leaf_seed"}
     needs_params = ("",) if takes.needs_params else ()
     return Record(call.name, call, locality, tree, leaves, {}, signals, takes.any_signal, needs_params)
-
-
-def _with_precision(pair: Pair) -> Pair:
-    """The functions of whole trees under the precision policy."""
-
-    def init(params):
-        return pair.init(jax.tree.map(widen, params))
-
-    def update(updates, state, params, signals):
-        updates, params = jax.tree.map(widen, (updates, params))
-        updates, new_state = pair.update(updates, state, params, signals)
-        return updates, cast_like(new_state, state)
-
-    return Pair(init, update)
 
 
 def _check_dtypes(call: errors.Call, tree: Any, real: bool) -> None:

@@ -105,6 +105,20 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
     return Pair(init, update)
 
 
+def with_precision(pair: Pair) -> Pair:
+    """The functions of whole trees under the precision policy: float32 or wider in, the state's dtypes kept."""
+
+    def init(params: Any) -> Any:
+        return pair.init(jax.tree.map(widen, params))
+
+    def update(updates: Any, state: Any, params: Any, signals: Mapping[str, Any]) -> tuple[Any, Any]:
+        updates, params = jax.tree.map(widen, (updates, params))
+        updates, new_state = pair.update(updates, state, params, signals)
+        return updates, cast_like(new_state, state)
+
+    return Pair(init, update)
+
+
 def _without_leaves(leaves: Leaves, treedef: Any) -> Any:
     """The state for a tree without leaves: that of any one leaf, with this tree in place of its arrays.
 

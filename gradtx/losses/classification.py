@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx.errors import ArgumentRangeError, ArgumentTypeError, Call, DtypeError, ShapeError, show
+from gradtx.errors import (
+    ArgumentRangeError,
+    ArgumentTypeError,
+    Call,
+    DtypeError,
+    Number,
+    ShapeError,
+    checked_call,
+    show,
+)
+from gradtx.losses.log_probabilities import below_peak, class_axis_iota, log_sum_exp
 from gradtx.losses.operands import class_numbers, counted, floating, left_out, without, written
 from gradtx.tree import widen
 
@@ -57,10 +67,61 @@ def softmax_cross_entropy(
     [0.6931471824645996, 200.0]
     """
     call = written("softmax_cross_entropy", logits, labels, where=where)
+    z, labels, axis, counts = _prepared(call, logits, labels, axis, where)
+    if labels.shape != z.shape:
+        return _of_class_numbers(z, labels, axis, counts)
+    weights = _weights(z, labels, counts)
+    return _of_weights(z, weights, axis)
+
+
+@checked_call
+def poly_loss_cross_entropy(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    epsilon: Number = 2.0,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Cross entropy with another weight of the first term of its series in ``1 - p``::
+
+        loss = sum_c l_c (-log p_c + epsilon (1 - p_c)),    p = softmax(logits)
+
+    Args:
+        logits, labels, axis, where: As of :func:`softmax_cross_entropy`, and so are result and errors; labels are class
+            numbers or weights l, too.
+        epsilon: What is added to the weight 1 of ``1 - p``. 2 is the paper's for classification, -1 for detection; 0
+            leaves plain cross entropy.
+
+    ``1 - p`` is computed from the logarithm of p: it keeps its precision where p is within 1e-30 of 1.
+
+    Source: Leng et al. 2022, arXiv:2204.12511, eq. 4.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import losses
+    >>> [round(loss, 4) for loss in losses.poly_loss_cross_entropy(jnp.zeros((2, 4)), jnp.array([1, 2])).tolist()]
+    [2.8863, 2.8863]
+    """
+    call = written("poly_loss_cross_entropy", logits, labels, epsilon=epsilon, where=where)
+    z, labels, axis, counts = _prepared(call, logits, labels, axis, where)
+    if labels.shape != z.shape:
+        loss = _of_class_numbers(z, labels, axis, counts)
+        return loss - epsilon * jnp.expm1(-loss)
+    weights = _weights(z, labels, counts)
+    missing = -jnp.expm1(z - jnp.expand_dims(log_sum_exp(z, axis), axis))
+    return _of_weights(z, weights, axis) + epsilon * jnp.sum(weights * missing, axis)
+
+
+def _prepared(
+    call: Call, logits: Any, labels: Any, axis: Any, where: Any
+) -> tuple[jax.Array, jax.Array, int, jax.Array | None]:
+    """Logits less the largest one, labels, the class axis from the front, and what counts; raises as promised above."""
     z, labels = widen(floating(call, ("logits", "labels"), logits)), jnp.asarray(labels)
     axis = _class_axis(call, z, axis)
-    is_dense = labels.shape == z.shape
-    if is_dense and jnp.issubdtype(labels.dtype, jnp.complexfloating):
+    if labels.shape != z.shape:
+        shapes = {without(z.shape, (axis,)): "class numbers", z.shape: "a weight per class"}
+        labels = class_numbers(call, labels, shapes)
+    elif jnp.issubdtype(labels.dtype, jnp.complexfloating):
         raise DtypeError(
             call,
             expected="labels must be real weights",
@@ -68,49 +129,32 @@ def softmax_cross_entropy(
             cause="a weight per class has no imaginary part",
             fix="write labels.real",
         )
-    if not is_dense:
-        shapes = {without(z.shape, (axis,)): "class numbers", z.shape: "a weight per class"}
-        labels = class_numbers(call, labels, shapes)
     counts = counted(call, where, z.shape, (axis,))
     if counts is not None:
         z = jnp.where(counts, z, -jnp.inf)
+    return below_peak(z, axis), labels, axis, counts
 
-    peak = jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True))
-    z = z - jnp.where(jnp.isneginf(peak), 0, peak)
-    if is_dense:
-        weights = labels.astype(z.dtype) if counts is None else jnp.where(counts, labels.astype(z.dtype), 0)
-        impossible = jnp.isneginf(z) & (weights == 0)  # 0 * log 0 is 0
-        return jnp.sum(weights, axis) * _log_sum_exp(z, axis) - jnp.sum(weights * jnp.where(impossible, 0, z), axis)
+
+def _weights(z: jax.Array, labels: jax.Array, counts: jax.Array | None) -> jax.Array:
+    return labels.astype(z.dtype) if counts is None else jnp.where(counts, labels.astype(z.dtype), 0)
+
+
+def _of_weights(z: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    impossible = jnp.isneginf(z) & (weights == 0)  # 0 * log 0 is 0
+    return jnp.sum(weights, axis) * log_sum_exp(z, axis) - jnp.sum(weights * jnp.where(impossible, 0, z), axis)
+
+
+def _of_class_numbers(z: jax.Array, labels: jax.Array, axis: int, counts: jax.Array | None) -> jax.Array:
     is_class = (labels >= 0) & (labels < z.shape[axis])
     loss = jnp.where(is_class, _surprise(z, labels, axis), jnp.nan)
     return left_out(loss, counts, (axis,))
 
 
-def _classes(z: jax.Array, axis: int) -> jax.Array:
-    return jax.lax.broadcasted_iota(jnp.int32, z.shape, axis)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_sum_exp(z: jax.Array, axis: int) -> jax.Array:
-    """``log sum_c exp(z_c)`` for z whose largest entry is 0: that entry's 1 is left to ``log1p``."""
-    classes = _classes(z, axis)
-    # The first of the largest, by min and not by argmax: 5 ms instead of 19 for 128 rows of 50,257 classes.
-    first = jnp.min(jnp.where(z == 0, classes, z.shape[axis]), axis, keepdims=True)
-    return jnp.log1p(jnp.sum(jnp.where(classes == first, 0, jnp.exp(z)), axis))
-
-
-@_log_sum_exp.defjvp
-def _(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (z,), (dz,) = primals, tangents
-    log_sum = _log_sum_exp(z, axis)
-    return log_sum, jnp.sum(jnp.exp(z - jnp.expand_dims(log_sum, axis)) * dz, axis)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _surprise(z: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     """``-log p_y`` for z whose largest entry is 0."""
-    is_label = _classes(z, axis) == jnp.expand_dims(labels, axis)
-    return _log_sum_exp(z, axis) - jnp.sum(jnp.where(is_label, z, 0), axis)
+    is_label = class_axis_iota(z, axis) == jnp.expand_dims(labels, axis)
+    return log_sum_exp(z, axis) - jnp.sum(jnp.where(is_label, z, 0), axis)
 
 
 @_surprise.defjvp
@@ -118,8 +162,8 @@ def _(axis: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array
     """``d loss/dz_c = p_c``, and ``p_y - 1 = expm1(-loss)`` for the label: the difference is 0 below a loss of 6e-8."""
     (z, labels), (dz, _) = primals, tangents
     loss = _surprise(z, labels, axis)
-    p = jnp.exp(z - jnp.expand_dims(_log_sum_exp(z, axis), axis))
-    is_label = _classes(z, axis) == jnp.expand_dims(labels, axis)
+    p = jnp.exp(z - jnp.expand_dims(log_sum_exp(z, axis), axis))
+    is_label = class_axis_iota(z, axis) == jnp.expand_dims(labels, axis)
     return loss, jnp.sum(jnp.where(is_label, jnp.expm1(-jnp.expand_dims(loss, axis)), p) * dz, axis)
 
 

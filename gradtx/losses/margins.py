@@ -1,11 +1,12 @@
 """Losses that are zero once the right answer is ahead by a margin."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from gradtx.errors import DtypeError, ShapeError
-from gradtx.losses.operands import class_numbers, counted, floating, left_out, pair, written
-from gradtx.tree import widen
+from gradtx.errors import Call, DtypeError
+from gradtx.losses.operands import left_out, pair, scores_and_classes, written
 
 
 def hinge_loss(
@@ -37,6 +38,35 @@ def hinge_loss(
     [0.75, 0.0, 4.0]
     """
     call = written("hinge_loss", predictor_outputs, targets, where=where)
+    f, y, kept = _outputs_and_sides(call, predictor_outputs, targets, where)
+    return left_out(jnp.maximum(0, 1 - f * y), kept)
+
+
+def perceptron_loss(
+    predictor_outputs: jax.typing.ArrayLike,
+    targets: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """How far an output is on the wrong side::
+
+        loss = max(0, -f y)
+
+    Arguments, result and errors are those of :func:`hinge_loss`. The gradient at 0 is half that of the wrong side.
+
+    Source: Rosenblatt 1958, Psychological Review 65(6), "The perceptron".
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import losses
+    >>> losses.perceptron_loss(jnp.array([0.25, 3.0, 3.0]), jnp.array([1, 1, -1])).tolist()
+    [0.0, 0.0, 3.0]
+    """
+    call = written("perceptron_loss", predictor_outputs, targets, where=where)
+    f, y, kept = _outputs_and_sides(call, predictor_outputs, targets, where)
+    return left_out(jnp.maximum(0, -f * y), kept)
+
+
+def _outputs_and_sides(call: Call, outputs: Any, targets: Any, where: Any) -> tuple[Any, Any, Any]:
     side = jnp.asarray(targets)
     if side.dtype == jnp.bool_ or jnp.issubdtype(side.dtype, jnp.unsignedinteger):
         raise DtypeError(
@@ -46,8 +76,7 @@ def hinge_loss(
             cause="labels 0 and 1 were given",
             fix="write 2 * targets.astype(jnp.int32) - 1",
         )
-    f, y, kept = pair(call, ("predictor_outputs", "targets"), predictor_outputs, side, where)
-    return left_out(jnp.maximum(0, 1 - f * y), kept)
+    return pair(call, ("predictor_outputs", "targets"), outputs, side, where)
 
 
 def multiclass_hinge_loss(
@@ -84,21 +113,39 @@ def multiclass_hinge_loss(
     [2.0, 0.0]
     """
     call = written("multiclass_hinge_loss", scores, labels, where=where)
-    s = widen(floating(call, ("scores", "labels"), scores))
-    if s.ndim == 0 or s.shape[-1] == 0:
-        raise ShapeError(
-            call,
-            expected="at least one class",
-            got=f"scores of shape {s.shape}",
-            cause="the scores need a last axis of classes",
-            fix="write scores[..., None]",
-        )
-    y = jnp.expand_dims(class_numbers(call, jnp.asarray(labels), {s.shape[:-1]: "class numbers"}), -1)
-    kept = counted(call, where, s.shape, (s.ndim - 1,))
-    s = s if kept is None else jnp.where(kept, s, -jnp.inf)
-    is_label = jax.lax.broadcasted_iota(y.dtype, s.shape, s.ndim - 1) == y
+    ahead, is_label, is_class, kept = _ahead(call, scores, labels, where)
+    loss = jnp.where(is_class, 1 + jnp.max(jnp.where(is_label, -1, ahead), -1), jnp.nan)
+    return left_out(loss, kept, (ahead.ndim - 1,))
+
+
+def multiclass_perceptron_loss(
+    scores: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """How far the score of the right class is behind the best::
+
+        loss = max_c s_c - s_y
+
+    Arguments, result and errors are those of :func:`multiclass_hinge_loss`: differences come first, equal scores share
+    the gradient, and a label outside ``[0, classes)`` gives NaN (Optax: the largest score).
+
+    Source: Collins 2002, EMNLP, "Discriminative training methods for hidden Markov models", section 2.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import losses
+    >>> losses.multiclass_perceptron_loss(jnp.array([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]]), jnp.array([0, 2])).tolist()
+    [1.0, 0.0]
+    """
+    call = written("multiclass_perceptron_loss", scores, labels, where=where)
+    ahead, is_label, is_class, kept = _ahead(call, scores, labels, where)
+    loss = jnp.where(is_class, jnp.max(jnp.where(is_label, 0, ahead), -1), jnp.nan)
+    return left_out(loss, kept, (ahead.ndim - 1,))
+
+
+def _ahead(call: Call, scores: Any, labels: Any, where: Any) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """How far each class is ahead of the right one, which that is, whether there is one, and what counts."""
+    s, is_label, is_class, kept = scores_and_classes(call, scores, labels, where)
     right = jnp.sum(jnp.where(is_label, s, 0), -1, keepdims=True)
-    behind = jnp.where(is_label, -1, s - right)
-    is_class = (y >= 0) & (y < s.shape[-1])
-    loss = jnp.where(is_class[..., 0], 1 + jnp.max(behind, -1), jnp.nan)
-    return left_out(loss, kept, (s.ndim - 1,))
+    return s - right, is_label, is_class, kept

@@ -93,6 +93,28 @@ def class_numbers(call: Call, labels: jax.Array, shapes: Mapping[Shape, str]) ->
     return labels.astype(jax.dtypes.canonicalize_dtype(np.int64))
 
 
+def scores_and_classes(
+    call: Call, scores: Any, labels: Any, where: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Scores ``[..., classes]``, -inf where a class does not count; which is the label's; whether there is one; and
+    what counts. Raises unless labels are class numbers without the last axis.
+    """
+    s = widen(floating(call, ("scores", "labels"), scores))
+    if s.ndim == 0 or s.shape[-1] == 0:
+        raise ShapeError(
+            call,
+            expected="at least one class",
+            got=f"scores of shape {s.shape}",
+            cause="the scores need a last axis of classes",
+            fix="write scores[..., None]",
+        )
+    y = jnp.expand_dims(class_numbers(call, jnp.asarray(labels), {s.shape[:-1]: "class numbers"}), -1)
+    kept = counted(call, where, s.shape, (s.ndim - 1,))
+    s = s if kept is None else jnp.where(kept, s, -jnp.inf)
+    is_label = jax.lax.broadcasted_iota(y.dtype, s.shape, s.ndim - 1) == y
+    return s, is_label, ((y >= 0) & (y < s.shape[-1]))[..., 0], kept
+
+
 def counted(call: Call, where: Any, shape: Shape, axes: tuple[int, ...] = ()) -> jax.Array | None:
     """``where`` broadcast to ``shape``, or None for None.
 

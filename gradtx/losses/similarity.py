@@ -87,10 +87,10 @@ def _directions(call: Call, epsilon: Any, axis: Axis) -> tuple[tuple[int, ...], 
     predictions, targets = call.positional
     axes = own_axes(call, axis, jnp.ndim(predictions))
     x, y, kept = pair(call, ("predictions", "targets"), predictions, targets, call.keywords.get("where"), axes)
-    return axes, _direction(x, epsilon, axes), _direction(y, epsilon, axes), kept
+    return axes, direction(x, epsilon, axes), direction(y, epsilon, axes), kept
 
 
-def _direction(x: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def direction(x: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """``x / max(|x|, sqrt(epsilon))``, and whether it is a unit vector."""
     largest = float(jnp.finfo(x.dtype).max) ** (2 / 3)
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))

@@ -10,6 +10,7 @@ from gradtx.transforms import (
     scale_by_learning_rate,
     scale_by_momentum,
     scale_by_trust_ratio,
+    step_and_shrink,
 )
 
 
@@ -67,3 +68,15 @@ def lamb(
         scale_by_trust_ratio(),
         scale_by_learning_rate(learning_rate),
     )
+
+
+@transformation
+def fromage(learning_rate: errors.NonNegative, min_norm: errors.NonNegative = 1e-6) -> GradientTransformation:
+    """``u = (p - learning_rate * ||p|| / ||g|| * g) / sqrt(1 + learning_rate^2) - p`` for each leaf.
+
+    Steps of a share of the parameters, which do not make them grow. Norms below ``min_norm`` count as ``min_norm``;
+    where one is 0 the ratio is 1. State: nothing.
+
+    Source: Bernstein et al. 2020, arXiv:2002.03432, algorithm 1.
+    """
+    return chain(scale_by_trust_ratio(min_norm), step_and_shrink(learning_rate))

@@ -31,6 +31,26 @@ def signum(learning_rate: errors.NonNegative, beta: errors.Decay = 0.9) -> Gradi
 
 
 @transformation
+def tiger(
+    learning_rate: errors.NonNegative,
+    beta: errors.Decay = 0.965,
+    *,
+    weight_decay: errors.Strength = 0.01,
+    mask: Where | None = None,
+) -> GradientTransformation:
+    """``u = -learning_rate * (sign(m) + weight_decay * p)``, ``m <- beta * m + (1 - beta) * g``: signum with decay.
+
+    :func:`lion` with one decay for both. ``weight_decay`` may be one for each layer, as in
+    :func:`gradtx.add_decayed_weights`; ``mask`` selects the leaves that decay. State: one float32 number per parameter.
+
+    Source: Su 2023, Tiger: a tight-fisted optimizer (kexue.fm/archives/9512), equation 1.
+    """
+    return chain(
+        ema(beta), scale_by_sign(), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+    )
+
+
+@transformation
 def lion(
     learning_rate: errors.NonNegative,
     b1: errors.Decay = 0.9,

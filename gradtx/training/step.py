@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gradtx.combinators import LossScaleState, loss_scale, skipped_steps
 from gradtx.combinators import metrics as watched_metrics
-from gradtx.core import apply_updates, next_step
-from gradtx.errors import ArgumentTypeError, checked_call, show
+from gradtx.combinators.guarding import guards
+from gradtx.combinators.holding import choose
+from gradtx.core import apply_updates, next_step, states_of
+from gradtx.errors import ArgumentTypeError, Count, checked_call, show
 from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
+from gradtx.training.micro_batches import Evaluated, means_over_parts
 from gradtx.training.state import TrainState, check_transformation
 from gradtx.tree import is_inexact, path_name, squared_norm
 
@@ -48,7 +52,9 @@ class EvalStep(Protocol):
 
 
 @checked_call
-def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: bool = False) -> TrainStep:
+def make_train_step(
+    loss: Loss, tx: Any, *, accumulate: Count = 1, donate: bool = True, gradient_norm: bool = False
+) -> TrainStep:
     """Compiles ``step(state, batch) -> (state, metrics)``, one step of training::
 
         k, k_tx = split(fold_in(key, step))       a step draws the same numbers however it was reached
@@ -59,13 +65,15 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
     Args:
         loss: ``loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))``; see :func:`from_plain`.
         tx: A gradient transformation. It gets those of the signals above that its ``update`` takes.
+        accumulate: Parts in which a batch goes through the loss, one after the other, in the memory of one of them.
         donate: Let the new state take the memory of the old one, which is gone afterwards.
         gradient_norm: Report the 2-norm of the gradient too, in place of what a watch calls so.
 
     Returns:
         The step. Its metrics are float32 or int32 scalars in a flat dict, still on the device: ``loss``, what the loss
         itself reports, ``examples`` (the length of the batch, unless the loss reports it), ``gradient_norm`` if asked
-        for, and what a :func:`gradtx.watch` in ``tx`` saw, by the names of :func:`gradtx.metrics`.
+        for, what a :func:`gradtx.watch` in ``tx`` saw, by the names of :func:`gradtx.metrics`, and with guards
+        ``skipped_steps`` (so far), with a loss scale ``loss_scale``, in parts ``skipped_micro_batches`` (of this step).
         ``step.lower(state, batch)`` shows what is compiled.
 
     The first call waits for its loss, and gives a :class:`NonFiniteLossWarning` if it is NaN or infinite; later calls
@@ -74,10 +82,31 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
     update it early: on 8 layers that takes 0.27 of the parameters' bytes as scratch; all gradients first would take
     1.0 and be no faster.) Complex gradients are conjugated, since ``jax.grad`` gives the conjugate of the ascent.
 
+    In parts, ``accumulate=n``: every array is cut along its leading axis (a number goes to every part whole), with
+    ``ceil(length / n)`` examples in a part and fewer in the last one if they do not fit. With ``g_i``, ``L_i`` and
+    metrics of part ``i``, whose ``examples`` are ``e_i``::
+
+        g = sum_i e_i g_i / sum_i e_i             in float32 or wider; L and the metrics alike, ``examples`` is the sum
+
+    which is the gradient of the whole batch if the loss is a mean over its examples. The model state goes through the
+    parts in turn, and each part has a key of its own, ``fold_in(k, i)``. A part whose loss or gradient is not finite is
+    left out, with its model state; if no part is left, loss and gradients are NaN. For each part and byte of
+    parameters, adding up moves 3 bytes, and seeing what is finite 1. Parts run in a loop. XLA's CPU backend makes the
+    gradient of a convolution 16 times slower in a loop, so for CPUs a loss with convolutions is written out part by
+    part: 8 parts take 14 ms instead of 170, and 2.5 s to compile instead of 1.1.
+
+    A step that a guard (:func:`gradtx.skip_nonfinite`, :func:`gradtx.skip_large`, :func:`gradtx.accumulate`) in ``tx``
+    leaves out changes nothing else either: model state and ``step`` stay, so the next one draws the same keys, and the
+    run goes on as if that batch had not been. (What has gone through a loop of :func:`batches` is then ``step`` and
+    ``skipped_steps`` together.) :func:`gradtx.check_skipped` raises after too many. A :func:`gradtx.dynamic_loss_scale`
+    in ``tx`` scales the loss before it is differentiated; with it a part that overflows is not left out but makes the
+    scale smaller, and the step is.
+
     Raises, at the first call and never in the compiled program:
         LossFormError: The loss has another form; the message shows the right one.
         StructureError, ShapeError, DtypeError: The loss returned another kind of model state than it was given.
         ArgumentTypeError: ``state`` is no :class:`TrainState`, or was donated to an earlier step.
+        BatchError: The arrays of a batch have leading axes of several lengths, so that it cannot be cut or counted.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx.training import create_train_state, from_plain, make_train_step
@@ -97,28 +126,41 @@ def make_train_step(loss: Loss, tx: Any, *, donate: bool = True, gradient_norm: 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         _check_state(state)
         step, params, opt_state, model_state, key = state
-        reserved = {"loss", "gradient_norm"} if gradient_norm else {"loss"}
-        reserved = frozenset(reserved | watched_metrics(opt_state).keys())
+        own = _own_metrics(opt_state, accumulate)
+        reserved = frozenset({"loss", *own} | ({"gradient_norm"} if gradient_norm else set()))
+        scale = loss_scale(opt_state) if "loss_scale" in own else None
         loss_key, update_key = jax.random.split(jax.random.fold_in(typed_key(key), step))
+        whole = functools.partial(_over, batch, loss_key, accumulate, scale is not None)
 
-        def on_batch(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            return call_loss(loss, reserved, params, model_state, batch, loss_key)
+        def without_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
+            value, (new_model_state, metrics) = call_loss(loss, reserved, params, model_state, batch, key)
+            return Evaluated(value, _complete(value, metrics, batch), [], new_model_state)
+
+        def with_slope(model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
+            def scaled(params: Any) -> tuple[jax.Array, Evaluated]:
+                found = without_slope(params, model_state, batch, key)
+                return found.value if scale is None else found.value * scale.astype(found.value.dtype), found
+
+            grads, found = jax.grad(scaled, has_aux=True, allow_int=True)(params)
+            return found._replace(grads=[_ascent(leaf) for leaf in jax.tree.leaves(grads) if is_inexact(leaf)])
 
         def value_fn(params: Any, key: Any = None) -> jax.Array:
             del key  # Optax's line searches hand every signal that they do not know on to value_fn
-            return on_batch(params)[0]
+            return whole(functools.partial(without_slope, params), model_state)[0].value
 
-        with_slope = jax.value_and_grad(on_batch, has_aux=True, allow_int=True)
-        (value, (new_model_state, metrics)), grads = with_slope(params)
-        grads = jax.tree.map(_ascent, grads)
+        (value, metrics, floating, new_model_state), left_out = whole(with_slope, model_state)
+        grads = _beside_integers(params, floating)
         signals = {"value": value, "grad": grads, "value_fn": value_fn, "key": update_key}
         updates, new_opt_state = update(grads, opt_state, params, **{name: signals[name] for name in taken})
-        new_params = apply_updates(params, updates)
-        metrics = _complete(value, metrics, batch) | watched_metrics(new_opt_state)
+        new_params, new_step = apply_updates(params, updates), next_step(step)
+        if "skipped_steps" in own:
+            is_done = skipped_steps(new_opt_state) == skipped_steps(opt_state)
+            new_step, new_model_state = choose(is_done, (new_step, new_model_state), (step, model_state))
+        metrics = metrics | _own_metrics(new_opt_state, accumulate, left_out)
         if gradient_norm:
-            norm = jnp.sqrt(squared_norm(list(filter(is_inexact, jax.tree.leaves(grads)))))
+            norm = jnp.sqrt(squared_norm(floating)) / (1.0 if scale is None else scale)
             metrics["gradient_norm"] = norm.astype(jnp.float32)
-        return TrainState(next_step(step), new_params, new_opt_state, new_model_state, key), metrics
+        return TrainState(new_step, new_params, new_opt_state, new_model_state, key), metrics
 
     compiled = jax.jit(train_step, donate_argnums=0 if donate else ())
     is_first = True
@@ -167,6 +209,38 @@ def signals_taken(update: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(update).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return tuple(name for name in ("value", "grad", "value_fn", "key") if takes_any or name in parameters)
+
+
+def _over(
+    batch: Any, key: jax.Array, parts: int, is_scaled: bool, evaluate: Callable[..., Evaluated], model_state: Any
+) -> tuple[Evaluated, jax.Array]:
+    """What ``evaluate`` gives for a batch, at once or in parts, and how many parts were left out.
+
+    With a loss scale none is: gradients that overflow are how it learns that it is too large.
+    """
+    if parts == 1:
+        return evaluate(model_state, batch, key), jnp.zeros((), jnp.int32)
+    return means_over_parts(evaluate, model_state, batch, key, parts, keep_all=is_scaled)
+
+
+def _beside_integers(params: Any, floating: list[jax.Array]) -> Any:
+    """The gradients as a tree like the parameters, where integers have the empty ones that JAX gives them."""
+    rest = iter(floating)
+    return jax.tree.map(
+        lambda leaf: next(rest) if is_inexact(leaf) else np.zeros(jnp.shape(leaf), jax.dtypes.float0), params
+    )
+
+
+def _own_metrics(opt_state: Any, accumulate: int, left_out: Any = 0) -> Metrics:
+    """The metrics that come from the step itself and from the state of the transformation."""
+    found = watched_metrics(opt_state)
+    if accumulate > 1:
+        found["skipped_micro_batches"] = left_out
+    if guards(opt_state):
+        found["skipped_steps"] = skipped_steps(opt_state)
+    if states_of(LossScaleState, opt_state):
+        found["loss_scale"] = loss_scale(opt_state)
+    return found
 
 
 def _ascent(grad: Any) -> Any:

@@ -1,6 +1,8 @@
 """Parts that read one element or one leaf, and clipping by the norm of all."""
 
 from gradtx.transforms.adaptive import scale_by_adam, scale_by_adamax, scale_by_rms, scale_by_rss, scale_by_stddev
+from gradtx.transforms.blends import scale_by_aggregated_momentum, scale_by_qhm
+from gradtx.transforms.blocks import BlockMeanSquareState, block_mean_square, scale_by_adam_mini
 from gradtx.transforms.clipping import (
     adaptive_grad_clip,
     clip,
@@ -8,7 +10,69 @@ from gradtx.transforms.clipping import (
     clip_by_block_rms,
     clip_by_global_norm,
 )
+from gradtx.transforms.coin_betting import ScaleByCocobState, scale_by_cocob
+from gradtx.transforms.constraining import ZeroNansState, keep_params_nonnegative, project, zero_nans
+from gradtx.transforms.covering import CoveredSumOfSquaresState, covered_sum_of_squares, scale_by_sm3
 from gradtx.transforms.decay import KeepZerosState, add_decayed_weights, keep_zeros, l1_decay, l2_decay, proximal_l1
+from gradtx.transforms.decay_by_agreement import add_cautiously_decayed_weights, add_corrected_decay
+from gradtx.transforms.distance_estimates import (
+    ScaleByDAdaptAdamState,
+    ScaleByProdigyState,
+    scale_by_dadapt_adam,
+    scale_by_prodigy,
+)
+from gradtx.transforms.distances import ScaleByDoGState, ScaleByDoWGState, scale_by_dog, scale_by_dowg, scale_by_polyak
+from gradtx.transforms.dual_averaging import ScaleByMadgradState, scale_by_madgrad
+from gradtx.transforms.factored import (
+    FactoredMeanSquareState,
+    ScaleByConfidenceState,
+    factored_mean_square,
+    scale_by_confidence,
+)
+from gradtx.transforms.fading import FadingMeanSquareState, fading_mean_square, scale_by_factored_rms
+from gradtx.transforms.gradient_filters import (
+    AmplifySlowState,
+    CorrectByLastState,
+    amplify_slow,
+    correct_by_last,
+    grokfast,
+    mars,
+    orthogonal_gradient,
+)
+from gradtx.transforms.hessian_diagonals import (
+    HutchinsonState,
+    ScaleBySophiaState,
+    hutchinson_estimator_diag_hessian,
+    scale_by_sophia,
+)
+from gradtx.transforms.lagging import (
+    DifferenceState,
+    PreviousMeanSquareState,
+    at_least,
+    difference,
+    previous_mean_square,
+    scale_by_acprop,
+    scale_by_adopt,
+    scale_by_optimistic_gradient,
+)
+from gradtx.transforms.layer_sizes import (
+    NormalizeByPastNormState,
+    ScaleByDistanceOverGradientsState,
+    normalize_by_past_norm,
+    scale_by_distance_over_gradients,
+    scale_by_novograd,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    step_and_shrink,
+)
+from gradtx.transforms.limited_memory import ScaleByLBFGSState, scale_by_lbfgs
+from gradtx.transforms.line_search import (
+    LinesearchState,
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+    value_and_grad_from_state,
+)
+from gradtx.transforms.mixtures import scale_by_adan, scale_by_ademamix, scale_by_simplified_ademamix
 from gradtx.transforms.moments import (
     BiasCorrectionState,
     EmaState,
@@ -26,9 +90,18 @@ from gradtx.transforms.moments import (
     variance,
 )
 from gradtx.transforms.momentum import MomentumState, scale_by_lion, scale_by_momentum
+from gradtx.transforms.momentum_models import ScaleByMomoState, scale_by_momo
 from gradtx.transforms.noise import AddNoiseState, add_noise
 from gradtx.transforms.normalizing import centralize, normalize_by_update_norm, scale_by_trust_ratio
+from gradtx.transforms.own_steps import (
+    ScaleByOwnRmsState,
+    ScaleByRpropState,
+    scale_by_adadelta,
+    scale_by_own_rms,
+    scale_by_rprop,
+)
 from gradtx.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
+from gradtx.transforms.rectifying import RectificationState, rectification, scale_by_radam
 from gradtx.transforms.scaling import (
     identity,
     scale,
@@ -37,52 +110,140 @@ from gradtx.transforms.scaling import (
     scale_by_sign,
     set_to_zero,
 )
+from gradtx.transforms.sharpness_aware import asam, sam
+from gradtx.transforms.surprises import AdditiveMeanSquareState, additive_mean_square, scale_by_belief, scale_by_yogi
 
 __all__ = [
     "AddNoiseState",
+    "AdditiveMeanSquareState",
+    "AmplifySlowState",
     "BiasCorrectionState",
+    "BlockMeanSquareState",
+    "CorrectByLastState",
+    "CoveredSumOfSquaresState",
+    "DifferenceState",
     "EmaState",
+    "FactoredMeanSquareState",
+    "FadingMeanSquareState",
+    "HutchinsonState",
     "KeepZerosState",
+    "LinesearchState",
     "MeanSquareState",
     "MomentumState",
+    "NormalizeByPastNormState",
+    "PreviousMeanSquareState",
+    "RectificationState",
     "ReduceOnPlateauState",
     "RunningMaxState",
+    "ScaleByCocobState",
+    "ScaleByConfidenceState",
+    "ScaleByDAdaptAdamState",
+    "ScaleByDistanceOverGradientsState",
+    "ScaleByDoGState",
+    "ScaleByDoWGState",
+    "ScaleByLBFGSState",
+    "ScaleByMadgradState",
+    "ScaleByMomoState",
+    "ScaleByOwnRmsState",
+    "ScaleByProdigyState",
+    "ScaleByRpropState",
+    "ScaleBySophiaState",
     "SumOfSquaresState",
     "VarianceState",
+    "ZeroNansState",
     "absolute_value",
     "adaptive_grad_clip",
+    "add_cautiously_decayed_weights",
+    "add_corrected_decay",
     "add_decayed_weights",
     "add_noise",
+    "additive_mean_square",
+    "amplify_slow",
+    "asam",
+    "at_least",
     "bias_correction",
+    "block_mean_square",
     "centralize",
     "clip",
     "clip_by_block_norm",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "correct_by_last",
+    "covered_sum_of_squares",
+    "difference",
     "ema",
+    "factored_mean_square",
+    "fading_mean_square",
+    "grokfast",
+    "hutchinson_estimator_diag_hessian",
     "identity",
+    "keep_params_nonnegative",
     "keep_zeros",
     "l1_decay",
     "l2_decay",
+    "mars",
     "mean_square",
+    "normalize_by_past_norm",
     "normalize_by_update_norm",
+    "orthogonal_gradient",
+    "previous_mean_square",
+    "project",
     "proximal_l1",
+    "rectification",
     "reduce_on_plateau",
     "running_max",
+    "sam",
     "scale",
+    "scale_by_acprop",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adam_mini",
     "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
+    "scale_by_aggregated_momentum",
+    "scale_by_backtracking_linesearch",
+    "scale_by_belief",
+    "scale_by_cocob",
+    "scale_by_confidence",
+    "scale_by_dadapt_adam",
+    "scale_by_distance_over_gradients",
+    "scale_by_dog",
+    "scale_by_dowg",
+    "scale_by_factored_rms",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
     "scale_by_momentum",
+    "scale_by_momo",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_own_rms",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_polyak",
+    "scale_by_prodigy",
+    "scale_by_qhm",
+    "scale_by_radam",
     "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",
+    "scale_by_simplified_ademamix",
+    "scale_by_sm3",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
+    "scale_by_yogi",
+    "scale_by_zoom_linesearch",
     "set_to_zero",
     "square_root",
+    "step_and_shrink",
     "sum_of_squares",
+    "value_and_grad_from_state",
     "variance",
+    "zero_nans",
 ]

@@ -88,18 +88,20 @@ def scale_by_adam(
     into Adam (ICLR workshop), algorithm 2.
     """
 
+    correction = [moments.bias_correction(b2)] if bias_correction else []
+    root = chain(moments.mean_square(b2), *correction, moments.square_root(eps=eps_root))
+    return ratio(first_moment(b1, nesterov=nesterov, bias_correction=bias_correction), root, eps=eps)
+
+
+def first_moment(b1: errors.Decay, *, nesterov: bool, bias_correction: bool = True) -> GradientTransformation:
+    """``m^`` of :func:`scale_by_adam`: the corrected moving average of ``g``, or with ``nesterov`` one step ahead."""
     correct = moments.bias_correction
     if nesterov and bias_correction:
         ahead = chain(moments.ema(b1), correct(b1, steps_ahead=1), scale(b1))
-        mean = total(ahead, chain(correct(b1), scale(1.0 - b1)))
-    elif nesterov:
-        mean = moments.ema(b1, output_decay=b1 * b1)
-    else:
-        mean = chain(moments.ema(b1), *([correct(b1)] if bias_correction else []))
-    root = chain(
-        moments.mean_square(b2), *([correct(b2)] if bias_correction else []), moments.square_root(eps=eps_root)
-    )
-    return ratio(mean, root, eps=eps)
+        return total(ahead, chain(correct(b1), scale(1.0 - b1)))
+    if nesterov:
+        return moments.ema(b1, output_decay=b1 * b1)
+    return chain(moments.ema(b1), *([correct(b1)] if bias_correction else []))
 
 
 @transformation

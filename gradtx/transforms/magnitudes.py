@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
-from gradtx.tree import square
+from gradtx.tree import cut, square
 
 Axes = int | tuple[int, ...] | None
 
@@ -59,6 +59,24 @@ def limited(x: jax.Array, bound: Any, axis: Axes = None) -> jax.Array:
     h, length = scaled_norm(x, axis)
     cut = (x * h) * (bound / jnp.where(length == 0, 1.0, length) * h)
     return jnp.where(length / h / h <= bound, x, cut)
+
+
+def bounded_for_squares(x: jax.Array) -> jax.Array:
+    """``x`` cut at 2^61 in float32: squares of sums of up to four such numbers are finite, and can be corrected."""
+    return cut(x, 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 - 3))
+
+
+def over_root(x: jax.Array, root_of_squares: jax.Array, eps: Any) -> jax.Array:
+    """``x / (root + eps)``, where a root below that of the smallest normal number counts as that."""
+    return x / jnp.maximum(root_of_squares + eps, 2.0 ** -(jnp.finfo(root_of_squares.dtype).maxexp // 2 - 1))
+
+
+def hypotenuse(x: Any, y: Any) -> jax.Array:
+    """``sqrt(x^2 + y^2)`` of non-negative numbers of any size, at most the largest finite number for finite ones."""
+    large, small = jnp.maximum(x, y), jnp.minimum(x, y)
+    share = small / jnp.where(large == 0, 1.0, large)
+    found = large * jnp.sqrt(1.0 + share * share)
+    return jnp.where(jnp.isfinite(large), jnp.minimum(found, jnp.finfo(found.dtype).max), found)
 
 
 def input_axes(x: Any, axis: Axes) -> tuple[int, ...]:

@@ -90,8 +90,11 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
         return state._replace(step=next_step(state.step))
 
     def update(update, state):
-        weight = _complement(decay) if decay is not None else 1.0 / state.step
-        mean = state.mean_square + weight * (_finite_square(update) - state.mean_square)
+        squares = finite_square(update)
+        if decay is None:
+            mean = state.mean_square + 1.0 / state.step * (squares - state.mean_square)
+        else:
+            mean = _interpolated(state.mean_square, squares, decay)
         return mean, state._replace(mean_square=mean)
 
     return init, update, advance
@@ -147,7 +150,7 @@ def variance(
 
     def update(update, state):
         share, kept, difference = state.share, 1.0 - state.share, update - state.mean
-        variance = kept * state.variance + kept * share * _finite_square(difference)
+        variance = kept * state.variance + kept * share * finite_square(difference)
         return variance, state._replace(mean=state.mean + share * difference, variance=variance)
 
     return init, update, advance
@@ -168,7 +171,7 @@ def sum_of_squares(*, initial_value: errors.NonNegativeNumber = 0.0) -> Gradient
         return SumOfSquaresState(jnp.full_like(param.real, initial_value))
 
     def update(update, state):
-        new = _finite_square(update)
+        new = finite_square(update)
         total = jnp.where(jnp.isfinite(new), jnp.minimum(state.sum_of_squares + new, jnp.finfo(new.dtype).max), new)
         return total, SumOfSquaresState(total)
 
@@ -253,6 +256,11 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
     return init, update, advance
 
 
+def weight_seen(decay: Any, step: jax.Array) -> jax.Array:
+    """``1 - decay^step``: what a moving average from zero has given away after ``step`` updates."""
+    return _one_minus_exp(step * _log(decay))
+
+
 def _one_minus_exp(x: jax.Array) -> jax.Array:
     """``1 - e^x`` for ``x <= 0`` within 2 units in the last place (the compiler's ``expm1`` is up to 4 off on a CPU).
 
@@ -266,10 +274,17 @@ def _one_minus_exp(x: jax.Array) -> jax.Array:
 
 def _average(mean: jax.Array, g: jax.Array, decay: Any) -> jax.Array:
     """``decay * mean + (1 - decay) * g``, and not zero for a real ``g`` that is not."""
-    average = mean + _complement(decay) * (g - mean)
+    average = _interpolated(mean, g, decay)
     if jnp.iscomplexobj(average):
         return average
     return jax.lax.select(average == 0, jnp.sign(g) * jnp.finfo(average.dtype).tiny, average)
+
+
+def _interpolated(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
+    """``decay * old + (1 - decay) * new``; just ``new`` for a decay of 0, as ``old + (new - old)`` is rounded twice."""
+    if isinstance(decay, float | int) and decay == 0:
+        return new
+    return old + _complement(decay) * (new - old)
 
 
 def _complement(decay: Any) -> Any:
@@ -284,7 +299,7 @@ def _log(decay: Any) -> Any:
     return jnp.maximum(jnp.log(jnp.asarray(decay, jnp.float32)), -128.0)
 
 
-def _finite_square(g: jax.Array) -> jax.Array:
+def finite_square(g: jax.Array) -> jax.Array:
     """``|g|^2``, at the largest finite number where a finite ``g`` would overflow."""
     squares = square(g)
     return jax.lax.select(jnp.isfinite(g), jnp.minimum(squares, jnp.finfo(squares.dtype).max), squares)

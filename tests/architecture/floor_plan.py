@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "tables": set(),
     "rounding": {"tree", "errors"},
     "linalg": {"errors"},
-    "projections": {"errors"},
+    "projections": {"tree", "errors"},
     "core": {"tree", "rounding", "errors"},
     "schedules": {"errors"},
     "combinators": {"core", "tree", "tables", "errors", "schedules"},

@@ -79,8 +79,9 @@ def test_a_room_exports_its_own_things_and_says_so(room):
 
 
 def test_a_public_thing_has_one_address():
+    """But for functions of trees, which are written with their room, ``tree.scale``, like those of ``jax.tree``."""
     addresses = {}
-    for room in ROOMS:
+    for room in sorted({*ROOMS} - {"tree"}):
         for name, source in exports(room).items():
             addresses.setdefault(name, set()).add(source)
     assert {name: found for name, found in addresses.items() if len(found) > 1} == {}

@@ -2,12 +2,20 @@
 
 from tests.laws.rows import (
     adaptive_rates,
+    catalogue_adaptive,
     combined,
+    constraints,
     escaping,
     first_parts,
     gradient_descent,
+    guards,
+    learning_rate_free,
+    modifiers,
+    orthogonal,
+    proven,
     regularization,
     schedules,
+    second_order,
     watching,
 )
 
@@ -15,11 +23,19 @@ UNITS = (
     *first_parts.ROWS,
     *gradient_descent.ROWS,
     *adaptive_rates.ROWS,
+    *catalogue_adaptive.ROWS,
     *regularization.ROWS,
     *schedules.ROWS,
     *combined.ROWS,
     *watching.ROWS,
+    *proven.ROWS,
+    *modifiers.ROWS,
     *escaping.ROWS,
+    *second_order.ROWS,
+    *learning_rate_free.ROWS,
+    *orthogonal.ROWS,
+    *guards.ROWS,
+    *constraints.ROWS,
 )
 
 RECIPES = tuple(unit for unit in UNITS if unit.constructor.__module__.startswith("gradtx.optimizers."))

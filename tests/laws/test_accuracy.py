@@ -1,6 +1,7 @@
 """Law 6: one step within 4 units in the last place of exact, many steps within 64 eps of the largest update."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -34,12 +35,13 @@ def draw(unit: Unit, seed: int, spread: bool) -> np.ndarray:
 
 
 def in_float64(state: Any) -> dict[str, np.ndarray]:
-    """The fields of a state that are like the parameters, by their last names."""
+    """The fields of a state that are like the parameters, by their last names; the second of a name is ``mean_2``."""
     found: dict[str, np.ndarray] = {}
 
     def keep(path: str, role: Role, value: Any) -> Any:
-        if role.like_params:
+        if role.like_params and value is not None:  # a vector has no columns
             name = path.rsplit("/", 1)[-1]
+            name = name if name not in found else f"{name}_2"
             assert name not in found
             found[name] = np.asarray(value, np.float64)
         return value
@@ -54,17 +56,18 @@ def exact_step(unit: Unit, state: dict, grads: np.ndarray, weights: np.ndarray, 
 
 def without_cancellation(unit: Unit, state: dict, grads: np.ndarray, weights: np.ndarray, t: int) -> list:
     """The same step with every choice of signs for gradient, memory and weights: in one of them no sum cancels."""
-    signed = ("mean", "momentum")
+    signed, beside = ("mean", "mean_2", "momentum", "sum"), ("last", "average", "slow", "ahead")
+    sign = {**dict.fromkeys(signed, 0), **dict.fromkeys(beside, 1)}
+    choices = itertools.product((-1.0, 1.0), (-1.0, 1.0) if set(beside) & set(state) else (1.0,), (-1.0, 1.0))
     return [
         exact_step(
             unit,
-            {name: np.abs(value) * (memory_sign if name in signed else 1.0) for name, value in state.items()},
+            {name: np.abs(value) * (*memory_signs, 1.0)[sign.get(name, 2)] for name, value in state.items()},
             np.abs(grads),
             weight_sign * np.abs(weights),
             t,
         )
-        for memory_sign in (-1.0, 1.0)
-        for weight_sign in (-1.0, 1.0)
+        for *memory_signs, weight_sign in choices
     ]
 
 

@@ -243,11 +243,15 @@ def exact_steps(unit: Unit, gradient: float, count: int) -> float:
 @every_unit
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf], ids=str)
 def test_what_is_not_finite_stays_visible(unit, value):
-    bounded = {"set_to_zero"} if np.isnan(value) else {"set_to_zero", "clip", "scale_by_sign"}
+    bounded = {"set_to_zero", "zero_nans"} if np.isnan(value) else {"set_to_zero", "clip", "scale_by_sign"}
+    bounded |= {"hutchinson_estimator_diag_hessian"}  # it reads the parameters, not the gradients
     if unit.name in bounded or (unit.sign and not np.isnan(value)):
         return
     grads = gradients(domain=unit.domain) | {"w": jnp.full(SHAPES["w"], value)}
     updates, _ = jitted(unit)(grads, made(unit).init(params()), params())
+    if unit.guards:
+        assert not any(np.any(np.asarray(update)) for update in jax.tree.leaves(updates))
+        return
     assert not np.isfinite(np.asarray(updates["w"])).any()
 
 
@@ -307,7 +311,7 @@ def test_a_missing_signal_names_the_part(unit):
     for name in unit.signals:
         others = {other: value for other, value in unit.signals.items() if other != name}
         for tx in (made(unit), gradtx.chain(gradtx.identity(), made(unit))):
-            with pytest.raises(errors.SignalError, match=f"{unit.constructor.__name__} needs the signal {name}"):
+            with pytest.raises(errors.SignalError, match=f"{unit.constructor.__name__}.* needs the signal {name}"):
                 tx.update(gradients(domain=unit.domain), tx.init(params()), params(), **others)
 
 

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import gradtx
@@ -33,6 +34,16 @@ def of_wrong_kind(**arguments: Any) -> Bad:
     return Bad(arguments, errors.ArgumentTypeError, next(iter(arguments)))
 
 
+@dataclasses.dataclass(frozen=True)
+class LikeUpdates:
+    """A signal that is a tree like the updates, with one number everywhere."""
+
+    number: float
+
+    def made(self, updates: Any) -> Any:
+        return jax.tree.map(lambda update: jnp.full_like(update, self.number), updates)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unit:
     """A row. ``oracle`` is the float64 step function of ``tests/papers``, with the same arguments.
@@ -41,7 +52,9 @@ class Unit:
     parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by, or products
     that it goes on with, have vanished; ``sign`` says that it takes a sign: infinities become 1, and a sum that cancels
     turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through the unit has
-    more roundings than Adam's ten, of up to half a unit each. ``signals`` are given to every update, and to the oracle.
+    more roundings than Adam's ten, of up to half a unit each. ``guards`` says that what is not finite changes nothing
+    instead of staying visible. ``signals`` are given to every update, and to the oracle; a
+    :class:`LikeUpdates` has the tree of the updates.
     """
 
     name: str
@@ -54,6 +67,7 @@ class Unit:
     kept: Any = jnp.float32
     smallest: float = 0.0
     sign: bool = False
+    guards: bool = False
     ulps: float = 4.0
     signals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
@@ -63,7 +77,15 @@ class Unit:
 
     def fed(self, tx: gradtx.GradientTransformation) -> Callable[..., Any]:
         """The update of ``tx``, made by this row, with the row's signals."""
-        return functools.partial(tx.update, **self.signals)
+        if not any(isinstance(signal, LikeUpdates) for signal in self.signals.values()):
+            return functools.partial(tx.update, **self.signals)
+
+        def update(updates: Any, state: Any, params: Any = None, **signals: Any) -> Any:
+            made = {name: signal.made(updates) if isinstance(signal, LikeUpdates) else signal
+                    for name, signal in self.signals.items()}  # fmt: skip
+            return tx.update(updates, state, params, **{**made, **signals})
+
+        return update
 
     def exact(self, state: Mapping[str, Any], g: Any, p: Any, t: int) -> tuple[Any, dict[str, Any]]:
         """The oracle's step ``t`` with this row's arguments: the update and the new state."""

@@ -103,6 +103,47 @@ def multiclass_hinge(s, y):
     return max(mpmath.mpf(0), 1 + max(mpmath.mpf(c) - mpmath.mpf(s[y]) for k, c in enumerate(s) if k != y))
 
 
+def perceptron(f, y):
+    return max(mpmath.mpf(0), -mpmath.mpf(f) * mpmath.mpf(y))
+
+
+def multiclass_perceptron(s, y):
+    return max(mpmath.mpf(c) - mpmath.mpf(s[y]) for c in s)
+
+
+def generalized_kl(log_p, t):
+    return kl(log_p, t) + mpmath.fsum(mpmath.exp(mpmath.mpf(a)) - mpmath.mpf(b) for a, b in zip(log_p, t, strict=True))
+
+
+def conjugate(s):
+    """The greatest ``<q, s> - |q|^2 / 2`` over distributions q, by the number of classes that take part in it."""
+    s = sorted(map(mpmath.mpf, s), reverse=True)
+    for count in range(len(s), 0, -1):
+        tau = (mpmath.fsum(s[:count]) - 1) / count
+        if s[count - 1] > tau:
+            return mpmath.fsum((c - tau) * (c - (c - tau) / 2) for c in s[:count])
+    raise AssertionError
+
+
+def multiclass_sparsemax(s, y):
+    """Blondel et al. 2020, eq. 14: the Fenchel-Young loss of half the squared norm."""
+    return conjugate(s) + mpmath.mpf(1) / 2 - mpmath.mpf(s[y])
+
+
+def sparsemax(z, y):
+    """The same of the scores (z, 0) and the distribution (y, 1 - y)."""
+    z, y = mpmath.mpf(z), mpmath.mpf(y)
+    return conjugate([z, 0]) + (y * y + (1 - y) ** 2) / 2 - y * z
+
+
+def poly(z, y, epsilon=2):
+    """Leng et al. 2022, eq. 4, for a class number or weights."""
+    classes = [y] if np.ndim(y) == 0 else range(len(z))
+    weights = [1] if np.ndim(y) == 0 else list(map(mpmath.mpf, y))
+    surprises = [cross_entropy(z, c) for c in classes]
+    return mpmath.fsum(w * (s - epsilon * mpmath.expm1(-s)) for w, s in zip(weights, surprises, strict=True) if w)
+
+
 def cross_entropy(z, y):
     """Crossed with a label number or with a weight per class."""
     peak = max(z)
@@ -165,6 +206,10 @@ def terms(log_p, t):
 def binary_slopes(z, y):
     p = np.exp(-np.logaddexp(0, -z))
     return y * (1 - p) + (1 - y) * p
+
+
+def ramp_slopes(z, y):
+    return float(abs(np.clip((np.float64(z) + 1) / 2, 0, 1) - y))
 
 
 def inverse_norm(a, b):
@@ -236,5 +281,45 @@ ROWS = (
         "multiclass_hinge_loss", losses.multiclass_hinge_loss, multiclass_hinge, scores_and_class,
         (((1e30, 9e29, -3e38), 0), ((-1e30, 1e30, 0.0), 0), ((1e30, -1e30, 0.0), 0), ((1e8, 1e7, 0.0), 0)),
         optax.losses.multiclass_hinge_loss, size=4, smooth_targets=False,
+    ),
+    Row(
+        "perceptron_loss", losses.perceptron_loss, perceptron, score_and_side,
+        ((1.0, 1.0), (1e30, 1.0), (-1e30, 1.0), (3e38, -1.0), (2.0, 1.0)),
+        optax.losses.perceptron_loss, smooth_targets=False,
+    ),
+    Row(
+        "multiclass_perceptron_loss", losses.multiclass_perceptron_loss, multiclass_perceptron, scores_and_class,
+        (((1e30, 9e29, -3e38), 0), ((-1e30, 1e30, 0.0), 0), ((1e30, -1e30, 0.0), 0), ((1e8, 1e7, 0.0), 0)),
+        optax.losses.multiclass_perceptron_loss, size=4, smooth_targets=False,
+    ),
+    Row(
+        "sparsemax_loss", losses.sparsemax_loss, sparsemax, logit_and_label,
+        ((0.0, 0.25), (0.999, 1.0), (-0.999, 0.0), (1e30, 0.0), (1e30, 1.0), (-3e38, 1.0), (3e38, 0.25)),
+        slopes=ramp_slopes,
+    ),
+    Row(
+        "multiclass_sparsemax_loss", losses.multiclass_sparsemax_loss, multiclass_sparsemax, scores_and_class,
+        (((1e30, 9e29, -1e38), 0), ((-1e30, 1e30, 0.0), 0), ((1e30, -1e30, 0.0), 0), ((0.25, 0.5, 0.0), 0)),
+        optax.losses.multiclass_sparsemax_loss, size=4, smooth_targets=False, scale=lambda s, y: 1 + abs(max(s) - s[y]),
+        slopes=lambda s, y: 1.0,
+    ),
+    Row(
+        "generalized_kl_divergence", losses.generalized_kl_divergence, generalized_kl, two_distributions,
+        (((-1e30, 0.0), (0.0, 1.0)), ((0.0, -INFINITE), (1.0, 0.0)), ((0.0, -1e30), (0.5, 0.5)),
+         ((80.0, 0.0), (3.0, 2.0)),
+         ((1e-4, 0.5), (1.0, 1.5))),
+        optax.losses.generalized_kl_divergence, size=4,
+        scale=lambda p, t: terms(p, t) + float(np.sum(np.exp(p)) + sum(t)),
+        slopes=lambda p, t: float(np.max(np.exp(p)) + max(t)),
+    ),
+    Row(
+        "poly_loss_cross_entropy", losses.poly_loss_cross_entropy, poly, scores_and_class,
+        (((1e30, -1e30, 0.0), 1), ((3e38, -3e38, 0.0), 0), ((0.0, 0.0, 0.0), 1), ((80.0, 0.0, 0.0), 0)),
+        size=4, smooth_targets=False, loss_eps=8, gradient_eps=8,
+    ),
+    Row(
+        "poly_loss_cross_entropy, dense", losses.poly_loss_cross_entropy, poly, scores_and_weights,
+        (((1e30, -1e30, 0.0), (0.0, 1.0, 0.0)), ((80.0, 0.0, 0.0), (0.5, 0.25, 0.25))),
+        optax.losses.poly_loss_cross_entropy, size=4, loss_eps=8, gradient_eps=8,
     ),
 )  # fmt: skip

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import optax
 import pytest
 
 from gradtx import errors
-from gradtx.losses import softmax_cross_entropy
+from gradtx.losses import poly_loss_cross_entropy, softmax_cross_entropy
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -236,3 +237,24 @@ def test_a_misfit_says_what_to_write(logits, labels, options, error, hint):
         softmax_cross_entropy(logits, labels, **options)
     assert hint in str(caught.value)
     assert str(caught.value).startswith("softmax_cross_entropy(")
+
+
+def test_it_is_optax_function_of_integer_labels_and_its_safe_one():
+    """One function for three of Optax's: the shape of the labels decides, and ``0 log 0`` is 0 throughout."""
+    logits = np.array([[0.5, -np.inf, 2.0], [1.0, 0.0, -np.inf]], np.float32)
+    numbers, weights = np.array([2, 0]), np.array([[0.25, 0, 0.75], [1, 0, 0]], np.float32)
+    theirs = optax.softmax_cross_entropy_with_integer_labels(logits, numbers)
+    np.testing.assert_allclose(softmax_cross_entropy(logits, numbers), theirs, rtol=8 * EPS)
+    theirs = optax.safe_softmax_cross_entropy(logits, weights)
+    np.testing.assert_allclose(softmax_cross_entropy(logits, weights), theirs, rtol=8 * EPS)
+    assert np.isfinite(jax.grad(lambda z: softmax_cross_entropy(z, weights).sum())(logits)).all()
+
+
+def test_poly_loss_with_epsilon_zero_is_cross_entropy_and_its_slope_grows_with_epsilon():
+    z, y = jnp.array([[1.0, 2.0, 0.5]]), jnp.array([1])
+    np.testing.assert_array_equal(poly_loss_cross_entropy(z, y, epsilon=0.0), softmax_cross_entropy(z, y))
+    p = jax.nn.softmax(z)[0, 1]
+    plain, poly = (jax.grad(lambda z, e=e: poly_loss_cross_entropy(z, y, epsilon=e)[0])(z) for e in (0.0, 2.0))
+    np.testing.assert_allclose(poly, plain * (1 + 2 * p), rtol=1e-5)
+    with pytest.raises(errors.ArgumentTypeError, match="epsilon must be a number"):
+        poly_loss_cross_entropy(z, y, epsilon=None)

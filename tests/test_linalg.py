@@ -1,0 +1,183 @@
+"""Claims about functions of matrices, held against float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gradtx import errors, linalg
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+def symmetric(eigenvalues, seed=0):
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(eigenvalues),) * 2))
+    return ((q * eigenvalues) @ q.T).astype(np.float32)
+
+
+def inverse_root(a, p, ridge):
+    """Higham 2008, definition 1.2, of the eigenvalues in float64."""
+    w, q = np.linalg.eigh(np.asarray(a, np.float64))
+    return (q * (np.maximum(w, 0) + ridge * w.max()) ** (-1 / p)) @ q.T
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 8, 40])
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4, 1e6])
+def test_an_inverse_root_is_within_its_bound(p, size, condition):
+    a = symmetric(np.geomspace(1, 1 / condition, size))
+    root, error = linalg.matrix_inverse_pth_root(a, p, ridge_epsilon=1e-6)
+    exact = inverse_root(a, p, 1e-6)
+    bound = 8 * size * EPS * min(condition, 1e6) / p + 8 * EPS
+    assert np.linalg.norm(root - exact, 2) <= bound * np.linalg.norm(exact, 2)
+    assert float(error) <= 8 * size * EPS * p
+
+
+def test_optax_is_as_near_and_no_nearer():
+    a = symmetric(np.geomspace(1, 1e-4, 8))
+    exact = inverse_root(a, 4, 1e-6)
+    ours, theirs = (np.asarray(f(a, 4)[0]) for f in (linalg.matrix_inverse_pth_root, optax.matrix_inverse_pth_root))
+    ours, theirs = (np.linalg.norm(x - exact, 2) / np.linalg.norm(exact, 2) for x in (ours, theirs))
+    assert ours < 1e-3 and theirs < 1e-2
+
+
+@pytest.mark.parametrize("size", [1e-33, 1e-20, 1e20, 1e37])
+def test_the_size_of_the_matrix_does_not_matter(size):
+    a = symmetric([1.0, 0.5, 0.1])
+    root, _ = linalg.matrix_inverse_pth_root(np.float32(size) * a, 4)
+    np.testing.assert_allclose(root, np.float32(size) ** -0.25 * linalg.matrix_inverse_pth_root(a, 4)[0], rtol=1e-4)
+
+
+def test_a_matrix_of_low_rank_has_a_finite_root_with_and_without_a_ridge():
+    g = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    for ridge in (1e-6, 0.0):
+        root, error = linalg.matrix_inverse_pth_root(g @ g.T, 4, ridge_epsilon=ridge)
+        assert np.isfinite(root).all() and np.isfinite(error)
+        on_range = g.T @ inverse_root(g @ g.T, 4, 1e-6) @ g
+        np.testing.assert_allclose(g.T @ root @ g, on_range, rtol=1e-3, atol=1e-3)
+
+
+def test_zeros_have_root_zero():
+    root, error = linalg.matrix_inverse_pth_root(jnp.zeros((3, 3)), 2)
+    assert not root.any() and np.isfinite(error)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_matrices_are_computed_in_float32(dtype):
+    a = jnp.asarray(symmetric([1.0, 0.5, 0.1]), dtype)
+    root, error = linalg.matrix_inverse_pth_root(a, 2)
+    assert root.dtype == dtype and error.dtype == jnp.float32
+    np.testing.assert_array_equal(root, linalg.matrix_inverse_pth_root(a.astype(jnp.float32), 2)[0].astype(dtype))
+    value, vector = linalg.power_iteration(a)
+    assert value.dtype == vector.dtype == jnp.float32
+
+
+def test_many_matrices_are_taken_one_by_one():
+    many = np.stack([symmetric([1.0, 0.5, 0.1], seed) for seed in range(3)])
+    roots, errors_ = linalg.matrix_inverse_pth_root(many, 2)
+    for root, error, a in zip(roots, errors_, many, strict=True):
+        one, one_error = linalg.matrix_inverse_pth_root(a, 2)
+        np.testing.assert_allclose(root, one, atol=16 * EPS)
+        assert error.shape == one_error.shape == ()
+
+
+@pytest.mark.parametrize("eigenvalues", [(3.0, 1.0, -2.0), (-3.0, 1.0, 2.0), (1e-3, 1e-5, 0.0), (2.0, 2.0, 1.0)])
+def test_power_iteration_finds_the_eigenvalue_of_largest_magnitude(eigenvalues):
+    a = symmetric(np.array(eigenvalues))
+    value, vector = linalg.power_iteration(a)
+    largest = max(eigenvalues, key=abs)
+    assert float(value) == pytest.approx(largest, rel=1e-5)
+    np.testing.assert_allclose(a @ vector, largest * np.asarray(vector), atol=1e-5 * abs(largest))
+    assert float(jnp.linalg.norm(vector)) == pytest.approx(1, rel=1e-5)
+    theirs, _ = optax.power_iteration(a, key=jax.random.key(0))
+    assert float(theirs) == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1e20, 3e37])
+def test_huge_and_tiny_matrices_have_an_eigenvalue(size):
+    value, vector = linalg.power_iteration(np.float32(size) * symmetric(np.array([3.0, 1.0, -1.0])))
+    assert float(value) == pytest.approx(3 * size, rel=1e-5) and np.isfinite(vector).all()
+
+
+def test_products_of_trees_will_do():
+    a = symmetric(np.array([3.0, 1.0, 0.5]))
+
+    def apply(v):
+        image = a @ jnp.concatenate([v["b"], v["w"]])
+        return {"b": image[:1], "w": image[1:]}
+
+    value, vector = linalg.power_iteration(apply, v0={"b": jnp.ones(1), "w": jnp.ones(2)})
+    assert float(value) == pytest.approx(3, rel=1e-5) and vector["w"].shape == (2,)
+
+
+def test_zeros_have_eigenvalue_zero_and_a_unit_vector():
+    value, vector = linalg.power_iteration(jnp.zeros((3, 3)))
+    assert value == 0 and float(jnp.linalg.norm(vector)) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_looser_tolerance_takes_fewer_products():
+    a = symmetric(np.array([1.0, 0.9, 0.1]))
+    counts = []
+    for tolerance in (1e-1, 1e-3):
+        jax.effects_barrier()
+        calls = []
+
+        def apply(v, calls=calls):
+            jax.debug.callback(lambda: calls.append(1))
+            return a @ v
+
+        linalg.power_iteration(apply, v0=jnp.ones(3), error_tolerance=tolerance)
+        jax.effects_barrier()
+        counts.append(len(calls))
+    assert counts[0] < counts[1] <= 100
+
+
+def test_both_work_under_jit():
+    a = symmetric(np.array([1.0, 0.5]))
+    np.testing.assert_allclose(jax.jit(linalg.power_iteration)(a)[0], 1, rtol=1e-5)
+    root = jax.jit(lambda a: linalg.matrix_inverse_pth_root(a, 2)[0])(a)
+    np.testing.assert_allclose(root, linalg.matrix_inverse_pth_root(a, 2)[0], atol=16 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: linalg.matrix_inverse_pth_root(np.ones((2, 3), np.float32), 2), errors.ShapeError, "square"),
+        (lambda: linalg.matrix_inverse_pth_root(np.ones((2, 2), int), 2), errors.DtypeError, "floating"),
+        (lambda: linalg.matrix_inverse_pth_root(np.eye(2), 0), errors.ArgumentRangeError, "p must be"),
+        (lambda: linalg.matrix_inverse_pth_root(np.eye(2), 2.0), errors.ArgumentTypeError, "p must be"),
+        (lambda: linalg.matrix_inverse_pth_root(np.eye(2), 2, ridge_epsilon=-1.0), errors.ArgumentRangeError, "ridge"),
+        (lambda: linalg.power_iteration(lambda v: v), errors.ArgumentTypeError, "v0"),
+        (lambda: linalg.power_iteration(np.eye(2), v0=np.ones(3)), errors.ShapeError, "v0"),
+        (lambda: linalg.power_iteration(np.eye(2), v0=np.ones(2, int)), errors.DtypeError, "v0"),
+        (lambda: linalg.power_iteration(np.eye(2), num_iters=0), errors.ArgumentRangeError, "num_iters"),
+    ],
+)
+def test_a_wrong_argument_is_named(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize(("order", "axis"), [(None, None), (1, -1), (2, 0), (np.inf, 1), ("fro", (0, 1)), (2, (0, 1))])
+@pytest.mark.parametrize("size", [1e-35, 1.0, 1e35])
+def test_a_safe_norm_is_the_norm_at_any_size(order, axis, size):
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    expected = np.linalg.norm(x.astype(float), order, axis) * size
+    np.testing.assert_allclose(linalg.safe_norm(x * np.float32(size), 0.0, order, axis), expected, rtol=1e-5)
+    assert linalg.safe_norm(x, 0.0, order, axis, keepdims=True).ndim == 2
+    theirs = optax.safe_norm(x, 2.0, order, axis)
+    np.testing.assert_allclose(linalg.safe_norm(x, 2.0, order, axis), theirs, rtol=1e-5)
+
+
+def test_small_norms_have_gradient_zero_and_others_their_direction():
+    for least in (0.0, 1e-3):
+        for function in (linalg.safe_norm, linalg.safe_root_mean_squares):
+            value, slope = jax.value_and_grad(function)(jnp.zeros(3), least)
+            assert value == np.float32(least) and not slope.any()
+    np.testing.assert_allclose(jax.grad(linalg.safe_norm)(jnp.array([3.0, 4.0]), 1.0), [0.6, 0.8], rtol=4 * EPS)
+    x = np.array([3e30, -1e30, 0.5], np.float32)
+    expected = np.sqrt(np.mean(x.astype(float) ** 2))
+    np.testing.assert_allclose(linalg.safe_root_mean_squares(x, 1.0), expected, rtol=1e-5)
+    low = jnp.asarray(x, jnp.bfloat16)
+    assert linalg.safe_norm(low, 0.0).dtype == linalg.safe_root_mean_squares(low, 0.0).dtype == jnp.float32
