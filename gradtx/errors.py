@@ -16,7 +16,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -151,8 +151,13 @@ class MissingExtra(GradtxError, ImportError):
 # Annotations of arguments, and the one place that checks them.
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
 class Interval(NamedTuple):
     """A real number in ``[low, high]``, or ``[low, high)`` with ``open_high``; a schedule where one is allowed.
+
+    Numbers become float32 data, so one beyond the largest float32 is as good as infinite and is refused.
 
     ``smallest`` rejects numbers in ``(0, smallest)``: they would be zero in the arithmetic's dtype. ``per_layer``
     accepts one for each layer as well.
@@ -169,7 +174,7 @@ class Interval(NamedTuple):
     def __contains__(self, value: Any) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         above = self.low < value if self.open_low else self.low <= value
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below and not 0 < value < self.smallest
+        return abs(value) <= LARGEST and above and below and not 0 < value < self.smallest
 
     def __str__(self) -> str:
         left = "(" if self.open_low or self.low == -math.inf else "["
@@ -465,6 +470,26 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
                 call, expected=f"{key} must be True or False", got=show(value), cause="a flag chooses a formula",
                 fix=f"write {key}=True",
             )  # fmt: skip
+        entries = typing.get_args(alternative) if typing.get_origin(alternative) in (tuple, Sequence) else ()
+        if any(hasattr(entry, "__metadata__") for entry in entries):
+            _check_entries(call, key, value, entries, example)
+    is_function = all(typing.get_origin(alternative) is Callable for alternative in {*alternatives} - {type(None)})
+    if is_function and (not callable(value) or isinstance(value, type)):
+        cause = "a class was given where its instance was meant" if isinstance(value, type) else "a value is no rule"
+        raise ArgumentTypeError(call, expected=f"{key} must be a function", got=f"{type(value).__name__} {show(value)}",
+                                cause=cause, fix=f"write {key}=f with a function f, as in {example}")  # fmt: skip
+
+
+def _check_entries(call: Call, key: str, value: Any, entries: tuple[Any, ...], example: str) -> None:
+    """Checks a ``tuple[A, B]`` entry by entry, and a ``tuple[A, ...]`` or ``Sequence[A]``, which must not be empty."""
+    fixed = len(entries) if len(entries) > 1 and ... not in entries else None
+    if not isinstance(value, tuple | list) or not value or (fixed and len(value) != fixed):
+        raise ArgumentTypeError(
+            call, expected=f"{key} must be a tuple of {fixed or 'some'} numbers", got=f"{type(value).__name__} {show(value)}",
+            cause="each number has its own meaning" if fixed else "one number is a tuple of one", fix=f"write {example}",
+        )  # fmt: skip
+    for index, entry in enumerate(value):
+        _check(call, f"{key}[{index}]", entry, entries[index] if fixed else entries[0], example)
 
 
 def _check_number(call: Call, key: str, value: Any, interval: Interval, example: str) -> None:
@@ -496,6 +521,7 @@ def _check_number(call: Call, key: str, value: Any, interval: Interval, example:
                                 cause=cause, fix=f"write {example}")  # fmt: skip
     if number not in interval:
         cause = "to ascend, negate the loss" if key == "learning_rate" and number < 0 else f"{key} is out of range"
+        cause = "it is infinite in float32" if LARGEST < abs(number) < math.inf else cause
         raise ArgumentRangeError(call, expected=f"{key} must be {interval}", got=f"{number:g}", cause=cause,
                                  fix=f"write {example}")  # fmt: skip
 
@@ -516,7 +542,10 @@ def as_float(value: Any) -> float | None:
     if isinstance(value, bool | np.bool_ | Tracer):
         return None
     if isinstance(value, int | float | np.integer | np.floating):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an int of more than 308 digits
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
         real = jax.numpy.issubdtype(value.dtype, jax.numpy.floating) or jax.numpy.issubdtype(value.dtype, np.integer)
         return float(value) if real else None

@@ -28,6 +28,7 @@ from gradtx.combinators.guarding import (
 from gradtx.combinators.layering import PerLayerState, by_depth, per_layer
 from gradtx.combinators.learning_scale import MechanizeState, mechanize
 from gradtx.combinators.loss_scaling import LossScaleState, dynamic_loss_scale, loss_scale
+from gradtx.combinators.monitoring import MeasureState, MonitorState, measure_with_ema, monitor, snapshot
 from gradtx.combinators.selecting import UnusedLabelWarning, freeze, masked, only, partition
 from gradtx.combinators.tuning import hyperparameters, set_hyperparameters, tunable
 from gradtx.combinators.watching import WatchState, metrics, watch
@@ -43,7 +44,9 @@ __all__ = [
     "LargeState",
     "LookaheadState",
     "LossScaleState",
+    "MeasureState",
     "MechanizeState",
+    "MonitorState",
     "NonFiniteState",
     "PerLayerState",
     "PrimalAverageState",
@@ -72,8 +75,10 @@ __all__ = [
     "lookahead",
     "loss_scale",
     "masked",
+    "measure_with_ema",
     "mechanize",
     "metrics",
+    "monitor",
     "named_chain",
     "only",
     "partition",
@@ -85,6 +90,7 @@ __all__ = [
     "skip_large",
     "skip_nonfinite",
     "skipped_steps",
+    "snapshot",
     "stable_ratio",
     "total",
     "tunable",

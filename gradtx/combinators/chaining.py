@@ -90,7 +90,8 @@ def _chained(parts: Mapping[str, Record]) -> GradientTransformation:
                 groups.append(([name], _in_order({name: part.tree})))
         return _groups_in_order(groups)
 
-    return compose(parts, _in_order, tree_body=runs_leaf_by_leaf)
+    takes_examples = any(part.per_example for part in list(parts.values())[:1])
+    return compose(parts, _in_order, tree_body=runs_leaf_by_leaf, per_example=takes_examples)
 
 
 def _in_order(parts: Mapping[str, Pair]) -> Pair:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.combinators.chaining import parts_by_name
 from gradtx.core import GradientTransformation, Nested, Pair, compose, record_of, transformation
-from gradtx.tree import cut, square
+from gradtx.tree import cut, square, widen
 
 
 class RatioState(NamedTuple):
@@ -70,6 +70,7 @@ def _joined(
             return RatioState(above.init(params), below.init(params))
 
         def update(updates, state, params, signals):
+            updates = jax.tree.map(widen, updates)
             over, above_state = above.update(jax.tree.map(_limit, updates), state.numerator, params, signals)
             again = jax.tree.map(_limit_again, updates)
             under, below_state = below.update(again, state.denominator, params, signals)
@@ -148,6 +149,7 @@ def stable_ratio(
             return StableRatioState(above.init(params), below.init(params), after.init(params))
 
         def update(updates, state, params, signals):
+            updates = jax.tree.map(widen, updates)
             over, above_state = above.update(jax.tree.map(_limit, updates), state.numerator, params, signals)
             again = jax.tree.map(_limit_again, updates)
             under, below_state = below.update(again, state.denominator, params, signals)

@@ -52,7 +52,7 @@ def flatten(inner: GradientTransformation) -> GradientTransformation:
         return FlattenState(record.tree.init(_vector(params)))
 
     def update(updates: Any, state: FlattenState, params: Any, signals: Mapping[str, Any]) -> tuple[Any, FlattenState]:
-        flat, treedef = jax.tree.flatten(updates)
+        flat, treedef = jax.tree.flatten(jax.tree.map(widen, updates))
         vector = None if params is None else _vector(params)
         steps, new = record.tree.update(_vector(updates), state.inner, vector, signals)
         sizes = [leaf.size for leaf in flat]

@@ -253,6 +253,11 @@ def selected(where: Where, tree: Any, call: str, what: str = "where") -> list[bo
 
 def _values(given: Any, tree: Any, call: str, what: str) -> list[Any]:
     """The value for each leaf: from a predicate, from a function of the tree, or from a (prefix) tree."""
+    if isinstance(given, type):
+        raise errors.SelectionError(
+            call, expected=f"{what} must be a pattern, a function or a tree", got=f"the class {given.__name__}",
+            cause="a class was given where its instance was meant", fix=f"write {what}=lambda path, leaf: leaf.ndim > 1",
+        )  # fmt: skip
     is_tree_of_bools = not callable(given) or (bool(jax.tree.leaves(given)) and all(
         isinstance(leaf, bool) for leaf in jax.tree.leaves(given)
     ))  # fmt: skip

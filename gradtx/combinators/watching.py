@@ -3,11 +3,13 @@
 import functools
 import math
 import operator
+from collections import Counter as Tally
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gradtx.combinators.monitoring import MonitorState
 from gradtx.core import (
     GradientTransformation,
     Nested,
@@ -18,7 +20,7 @@ from gradtx.core import (
     states_of,
     transformation,
 )
-from gradtx.tree import is_inexact, leaf_paths, summed_together, widen
+from gradtx.tree import is_array, is_inexact, leaf_paths, summed_together, widen
 
 
 class WatchState(NamedTuple):
@@ -86,11 +88,12 @@ def watch(tx: GradientTransformation, *, per_leaf: bool = False) -> GradientTran
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:
-    """What every :func:`gradtx.watch` in a state saw at the last update: a flat dict of float32 scalars.
+    """What every :func:`gradtx.watch` and :func:`gradtx.monitor` in a state saw at the last update: a flat dict.
 
-    Looks into any container of states (a chain's, a ``TrainState``, Optax's). The names are ``gradient_norm``,
-    ``update_norm``, ``parameter_norm``, ``update_ratio``, ``update_angle``, and with ``per_leaf`` also those with the
-    path of a leaf, ``gradient_norm/block/0/kernel``. If there are several watches, the path of each in the state stands
+    Looks into any container of states (a chain's, a ``TrainState``, Optax's). The values are float32 scalars; of what a
+    monitor measures, only real scalars are read, by the names that it gives them. The names of a watch are
+    ``gradient_norm``, ``update_norm``, ``parameter_norm``, ``update_ratio``, ``update_angle``, and with ``per_leaf``
+    also those with the path of a leaf, ``gradient_norm/block/0/kernel``. If there are several watches, the path of each in the state stands
     before its names, ``encoder/gradient_norm`` in the branch ``encoder`` of a partition.
 
     >>> import gradtx, jax.numpy as jnp
@@ -106,6 +109,18 @@ def metrics(state: Any) -> dict[str, jax.Array]:
         for leaf, of_leaf in watched.leaves.items():
             after = f"/{leaf}" if leaf else ""
             found |= {f"{before}{name}{after}": of_leaf[..., index] for index, name in enumerate(METRICS)}
+    return found | _measured_by_monitors(state)
+
+
+def _measured_by_monitors(state: Any) -> dict[str, jax.Array]:
+    monitors = states_of(MonitorState, state)
+    names = Tally(name for _, monitored in monitors for name in monitored.measured)
+    found = {}
+    for path, monitored in monitors:
+        for name, value in monitored.measured.items():
+            if is_array(value) and value.ndim == 0 and not jnp.iscomplexobj(value):
+                before = f"{path}/" if path and names[name] > 1 else ""
+                found[before + name] = value.astype(jnp.float32)
     return found
 
 

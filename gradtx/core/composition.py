@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from gradtx import errors
 from gradtx.core.edge import public
 from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
 from gradtx.core.record import GradientTransformation, Locality, Record
@@ -19,6 +20,7 @@ def compose(
     own_advance: Callable[[Any], Any] | None = None,
     own_params: bool = False,
     reads: Locality = "elementwise",
+    per_example: bool = False,
 ) -> GradientTransformation:
     """A transformation made of parts by ``body``, which is written once for one array and for whole trees.
 
@@ -26,12 +28,14 @@ def compose(
     leaf. Otherwise it combines their functions of trees (or ``tree_body()`` does, where a combinator knows better).
     ``own_signals`` are those that the body itself reads on each leaf, ``own_advance`` takes the body's own shared
     fields to the next step before its update; its state holds the parts' states under the names of ``parts``.
-    ``own_params`` says that the body itself needs the parameters, ``reads`` how far it reads itself.
+    ``own_params`` says that the body itself needs the parameters, ``reads`` how far it reads itself, ``per_example``
+    that the first part takes an axis of examples away.
     """
     if widest(parts) == "tree":
         tree = tree_body() if tree_body else body({key: part.tree for key, part in parts.items()})
         tree = _advancing(tree, own_advance) if own_advance else tree
-        return join(parts, with_precision(tree) if own_params or own_advance else tree, own_params=own_params)
+        tree = with_precision(tree) if own_params or own_advance else tree
+        return join(parts, tree, own_params=own_params, per_example=per_example)
     leaves = combine_leaves({key: part.leaves for key, part in parts.items() if part.leaves}, body)
     leaves = leaves._replace(signals={**leaves.signals, **dict.fromkeys(own_signals)})
     if own_advance:
@@ -61,12 +65,20 @@ def join(
     own_signals: Iterable[str] = (),
     own_params: bool = False,
     reads: Locality = "elementwise",
+    per_example: bool = False,
 ) -> GradientTransformation:
     """The transformation with these functions, whose record says what its parts' records say.
 
     Without functions of one leaf it reads the whole tree, whatever its parts read. ``own_signals`` are those that it
-    needs itself, ``own_params`` and ``reads`` as in :func:`compose`.
+    needs itself, the others are as in :func:`compose`.
     """
+    for name in list(parts)[1:] if per_example else parts:
+        if parts[name].per_example:
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="parts that take the mean gradient", got=errors.show(parts[name].call),
+                cause="it takes the gradient of each example, which nothing before or around it has a meaning for",
+                fix=f"write chain({parts[name].name}(...), ...) with it as the first part of the outermost chain",
+            )  # fmt: skip
     farthest = "leaf" if reads == "leaf" and widest(parts) == "elementwise" else widest(parts)
     signals: dict[str, tuple[bool, str]] = dict.fromkeys(own_signals, (True, ""))
     needs_params = [""] if own_params else []
@@ -87,6 +99,7 @@ def join(
             signals=signals,
             any_signal=any(part.any_signal for part in parts.values()),
             needs_params=tuple(needs_params),
+            per_example=per_example,
         )
     )
 

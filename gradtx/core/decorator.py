@@ -59,13 +59,14 @@ Functions = GradientTransformation | tuple[Callable[..., Any], ...]
 def transformation(constructor: Callable[P, Functions]) -> Callable[P, GradientTransformation]: ...
 @overload
 def transformation(
-    *, locality: Locality, real: bool = False
+    *, locality: Locality, real: bool = False, per_example: bool = False
 ) -> Callable[[Callable[P, Functions]], Callable[P, GradientTransformation]]: ...
 def transformation(
     constructor: Callable[P, Functions] | None = None,
     *,
     locality: Locality | None = None,
     real: bool = False,
+    per_example: bool = False,
 ) -> Any:
     """Decorates the constructor of a transformation.
 
@@ -74,6 +75,8 @@ def transformation(
     the constructor may return a third function, ``advance(state) -> state``, which takes that part to the next step
     once, before ``update`` sees it; ``update`` then leaves it alone. Without a locality the constructor is a
     composition of other transformations and takes theirs. ``real=True`` refuses complex leaves.
+    With ``per_example=True``, for whole trees, updates come in with an axis of examples before those of the parameters,
+    and leave without it.
 
     Numbers that the annotations let be schedules may be given as such: the transformation is then rebuilt at every
     update with the value of that step, kept in a :class:`TunableState`. Updates and parameters reach a constructor's
@@ -82,12 +85,12 @@ def transformation(
     Equal hashable arguments give the same object, so that an equal optimizer is never traced twice.
     """
     if constructor is None:
-        return functools.partial(_decorate, locality=locality, real=real)
-    return _decorate(constructor, locality=None, real=False)
+        return functools.partial(_decorate, locality=locality, real=real, per_example=per_example)
+    return _decorate(constructor, locality=None, real=False, per_example=False)
 
 
 def _decorate(
-    constructor: Callable[P, Functions], *, locality: Locality | None, real: bool
+    constructor: Callable[P, Functions], *, locality: Locality | None, real: bool, per_example: bool
 ) -> Callable[P, GradientTransformation]:
     def make(call: errors.Call) -> GradientTransformation:
         schedules = {
@@ -99,7 +102,7 @@ def _decorate(
         made = constructor(*call.positional, **call.keywords)
         if locality is None or (isinstance(made, GradientTransformation) and hasattr(made.update, "__gradtx__")):
             return public(dataclasses.replace(record_of(made), call=call, name=call.name))
-        return public(_primitive(made, call, locality, real))
+        return public(dataclasses.replace(_primitive(made, call, locality, real), per_example=per_example))
 
     remembered = errors.remember(make)
 

@@ -29,7 +29,10 @@ class GradientTransformation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """What is known of a transformation. ``signals`` maps names to whether they are required and who declares them."""
+    """What is known of a transformation. ``signals`` maps names to whether they are required and who declares them.
+
+    ``per_example`` says that its updates come in with one axis more, the first, along which are the examples.
+    """
 
     name: str
     call: Any
@@ -41,6 +44,7 @@ class Record:
     any_signal: bool = False
     needs_params: tuple[str, ...] = ()
     foreign: bool = False
+    per_example: bool = False
 
 
 def record_of(tx: Any) -> Record:

@@ -25,7 +25,6 @@ from gradtx.tree import widen
 def softmax_cross_entropy(
     logits: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
-    *,
     axis: int = -1,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:

@@ -1,33 +1,41 @@
 """Batch normalization."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gradtx import errors
+from gradtx.norm.channels import along, batch_deviations, initial_params
+from gradtx.norm.checking import (
+    SafeEpsilon,
+    as_axes,
+    check_axis_name,
+    check_channels,
+    check_forms,
+    check_train,
+    checked_shape,
+)
 from gradtx.norm.normalization import Normalization
-from gradtx.norm.statistics import AxisName, check_floating, check_where, deviations, devices, own_axes
-from gradtx.tree import in_words, widen
-
-# A smaller one makes the gradient at a channel of equal values overflow: it holds eps**-1.5.
-SafeEpsilon = Annotated[float, errors.Interval(1e-24, schedule=False)]
+from gradtx.norm.running import kept, next_batch, running_average, weight_of_batch
+from gradtx.norm.statistics import AxisName, check_floating, check_where, own_axes
+from gradtx.tree import widen
 
 
 class BatchNormState(NamedTuple):
-    """Running statistics, one float32 number per channel each."""
+    """Running statistics, one float32 number per channel each, and how many batches are in them (int32)."""
 
-    mean: jax.Array
-    variance: jax.Array
+    mean: Any
+    variance: Any
+    step: Any = np.int32(0)
 
 
 @errors.checked
 def batch_norm(
     *,
     axis: int | tuple[int, ...] = -1,
-    decay: errors.Fraction = 0.9,
+    decay: errors.Fraction | None = 0.9,
     eps: SafeEpsilon = 1e-5,
     axis_name: AxisName = None,
     unbiased: bool = False,
@@ -41,7 +49,8 @@ def batch_norm(
 
     Args:
         axis: The channel axis, or several.
-        decay: Weight of the old running statistics: 1 minus PyTorch's ``momentum``, and Flax's ``momentum``.
+        decay: Weight of the old running statistics: 1 minus PyTorch's ``momentum``, and Flax's ``momentum``. With None
+            they are the mean over all batches so far: ``1 - 1 / t`` in batch t, from 1 (PyTorch's ``momentum=None``).
         eps: Keeps the root away from zero.
         axis_name: Named axes of ``shard_map``, ``pmap`` or ``vmap`` over which the batch is split; ``()`` is for
             statistics of each device alone. Under automatic sharding it is not needed.
@@ -50,12 +59,15 @@ def batch_norm(
 
     Returns:
         ``init(shape) -> (params, state)`` with the whole shape of x: ``params`` is ``{"scale": ones, "bias": zeros}``,
-        ``state`` a :class:`BatchNormState` of mean 0 and variance 1, all float32 in the shape of the channel axes.
+        ``state`` a :class:`BatchNormState` of mean 0 and variance 1, all float32 in the shape of the channel axes, and
+        step 0.
 
         ``apply(params, state, x, train, *, where=None) -> (y, state)``. With ``train=True`` by the statistics of the
         batch, which go into the new state; with False by those of the state, which is returned as it is. ``where`` says
-        which values count (bool, broadcast to x): pass ``mask[:, None]`` for examples that only fill up a batch. y has
-        the dtype of x; what is narrower than float32 is computed in float32.
+        which values count (bool, broadcast to x): pass ``mask[:, None]`` for examples that only fill up a batch, and
+        ``jnp.isfinite(x).all(-1, keepdims=True)`` so that an example with NaN spoils neither the running statistics nor
+        a gradient: what does not count and is not finite is taken for the mean. y has the dtype of x; what is narrower
+        than float32 is computed in float32.
 
     See :func:`mean_and_variance` for how the statistics are found. y and all gradients are within 3e-6 of exact, over
     the largest of the channel (measured, at worst; usually 3e-7), while the mean of x is up to a million deviations
@@ -80,173 +92,42 @@ def batch_norm(
     >>> y.round(4).tolist(), state.mean.tolist(), state.variance.tolist()
     ([[-1.0], [1.0]], [6.0], [2.5])
     """
-    axis = axis if isinstance(axis, tuple) else (axis,)
-    _check_axis(axis)
-    _check_axis_name(axis_name)
+    channel_axes = as_axes(axis)
+    check_axis_name(axis_name)
 
     def call() -> Any:
         return getattr(init, "__gradtx_call__", "batch_norm(...)")
 
     def init(shape):
-        shape = _checked_shape(call(), shape)
-        channels = tuple(shape[i] for i in own_axes(call(), "axis", axis, len(shape)))
-        params = {"scale": jnp.ones(channels, jnp.float32), "bias": jnp.zeros(channels, jnp.float32)}
-        return params, BatchNormState(jnp.zeros(channels, jnp.float32), jnp.ones(channels, jnp.float32))
+        shape = checked_shape(call(), shape)
+        channels = tuple(shape[i] for i in own_axes(call(), "axis", channel_axes, len(shape)))
+        mean, variance = jnp.zeros(channels, jnp.float32), jnp.ones(channels, jnp.float32)
+        return initial_params(channels), BatchNormState(mean, variance, jnp.zeros((), jnp.int32))
 
     def apply(params, state, x, train, *, where=None):
         check_floating(call(), x)
-        _check_train(call(), train)
+        check_train(call(), train)
         x = jnp.asarray(x)
-        own = own_axes(call(), "axis", axis, x.ndim)
-        _check_forms(call(), params, state)
+        own = own_axes(call(), "axis", channel_axes, x.ndim)
+        check_forms(call(), params, state, ("scale", "bias"), BatchNormState)
         check_where(call(), where, x)
-        _check_channels(call(), (params["scale"], params["bias"], *state), x, own)
-        along_x = [length if i in own else 1 for i, length in enumerate(x.shape)]
-        scale, bias, mean, variance = (
-            widen(leaf).reshape(along_x) for leaf in (params["scale"], params["bias"], *state)
-        )
+        leaves = (params["scale"], params["bias"], state.mean, state.variance)
+        check_channels(call(), leaves, x, own)
+        scale, bias, mean, variance = along(x.shape, own, leaves)
         if not train:
-            return _normalized(widen(x) - mean, 0.0, variance, scale, bias, eps).astype(x.dtype), state
+            a = scale * jax.lax.rsqrt(variance + eps)
+            return (a * (widen(x) - mean) + bias).astype(x.dtype), state
 
-        axes = tuple(i for i in range(x.ndim) if i not in own)
-        _check_synchronized(call(), axis_name)
-        _check_enough(call(), x, axes, axis_name)
-        batch = deviations(x, axes, axis_name=axis_name, where=where)
-        y = _normalized(batch.deviation, batch.mean, batch.variance, scale, bias, eps)
+        batch = batch_deviations(call(), x, own, axis_name, where)
+        a = scale * jax.lax.rsqrt(batch.variance + eps)
+        y = a * batch.deviation + (bias - a * batch.mean)  # then the gradient of a needs one sum, of g * deviation
         spread = batch.variance * (batch.count / jnp.maximum(batch.count - 1, 1)) if unbiased else batch.variance
-        weight = (1 - decay) * (batch.count > 0)
-        new = (
-            _running_average(mean, batch.pivot + batch.mean, weight),
-            _running_average(variance, spread, weight),
+        weight = weight_of_batch(decay, state.step, batch.count)
+        new = BatchNormState(
+            running_average(mean, batch.pivot + batch.mean, weight),
+            running_average(variance, spread, weight),
+            next_batch(state.step, batch.count),
         )
-        kept = (n.reshape(old.shape).astype(old.dtype) for n, old in zip(new, state, strict=True))
-        return y.astype(x.dtype), BatchNormState(*kept)
+        return y.astype(x.dtype), kept(new, state)
 
     return Normalization(init, apply)
-
-
-def _normalized(deviation: Any, mean: Any, variance: Any, scale: Any, bias: Any, eps: float) -> jax.Array:
-    """``scale * (d - mean) / sqrt(v + eps) + bias`` as ``a*d + b``: then the gradient of a needs one sum, of g*d."""
-    a = scale * jax.lax.rsqrt(variance + eps)
-    return a * deviation + (bias - a * mean)
-
-
-def _running_average(old: Any, new: Any, weight: Any) -> Any:
-    """``(1 - weight) * old + weight * new``, exact where both are equal."""
-    return old + weight * (new - old)
-
-
-def _checked_shape(call: Any, shape: Any) -> tuple[int, ...]:
-    whole = isinstance(shape, Sequence) and all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in shape
-    )
-    if not whole:
-        raise errors.ArgumentTypeError(
-            call,
-            expected="init takes the whole shape of x, a tuple of whole numbers",
-            got=errors.show(shape),
-            cause="init needs neither x itself nor a key",
-            fix="write params, state = init(x.shape)",
-        )
-    return tuple(int(n) for n in shape)
-
-
-def _check_axis(axis: tuple[Any, ...]) -> None:
-    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in axis):
-        raise errors.ArgumentTypeError(
-            errors.UNNAMED,
-            expected="axis must be a whole number or a tuple of them",
-            got=errors.show(axis[0] if len(axis) == 1 else axis),
-            cause="it is the place of the channels in the shape of x",
-            fix="write axis=-1",
-        )
-
-
-def _check_axis_name(axis_name: Any) -> None:
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    if axis_name is not None and not all(isinstance(name, str) for name in names):
-        raise errors.ArgumentTypeError(
-            errors.UNNAMED,
-            expected="axis_name must be the name of an axis, a tuple of names or None",
-            got=errors.show(axis_name),
-            cause="the channel axis, a number, is the argument axis",
-            fix='write axis_name="batch"',
-        )
-
-
-def _check_train(call: Any, train: Any) -> None:
-    if not isinstance(train, bool | np.bool_):
-        raise errors.ArgumentTypeError(
-            call,
-            expected="train must be True or False when the program is traced",
-            got=errors.show(train),
-            cause="training and evaluation are two programs",
-            fix='write jax.jit(f, static_argnames="train"), or one function for each',
-        )
-
-
-def _check_forms(call: Any, params: Any, state: Any) -> None:
-    if not isinstance(params, Mapping) or set(params) != {"scale", "bias"}:
-        raise errors.StructureError(
-            call,
-            expected='params must be {"scale": ..., "bias": ...}',
-            got=in_words(params) + (f" with {', '.join(map(repr, params))}" if isinstance(params, Mapping) else ""),
-            cause="apply takes params, state, x, train in this order",
-            fix="write params, state = init(x.shape)",
-        )
-    if not isinstance(state, BatchNormState):
-        raise errors.StructureError(
-            call,
-            expected="state must be a BatchNormState",
-            got=in_words(state),
-            cause="apply takes params, state, x, train in this order, and a restored state may have lost its type",
-            fix="write params, state = init(x.shape), or BatchNormState(mean, variance)",
-        )
-
-
-def _check_channels(call: Any, leaves: tuple[Any, ...], x: Any, own: tuple[int, ...]) -> None:
-    channels = tuple(x.shape[i] for i in own)
-    known = next((jnp.shape(leaf) for leaf in leaves if jnp.shape(leaf) != channels), channels)
-    if known != channels:
-        raise errors.ShapeError(
-            call,
-            expected=f"x must have the channels of init, {known} on axis {own[0] if len(own) == 1 else own}",
-            got=f"{channels} in x of shape {x.shape}",
-            cause="the channel axis is another one, or init saw another shape",
-            fix="write batch_norm(axis=1) for channels that come before rows and columns, and init(x.shape)",
-        )
-
-
-def _check_synchronized(call: Any, axis_name: Any) -> None:
-    split = tuple(jax.sharding.get_abstract_mesh().manual_axes)
-    if axis_name is None and split:
-        raise errors.ArgumentTypeError(
-            call,
-            expected=f"axis_name must say over which of the axes {split} the batch is split",
-            got="None",
-            cause="each device would use and keep statistics of its own part of the batch",
-            fix=f"write axis_name={split[0]!r}, with that name given to pmap; axis_name=() if that is meant",
-        )
-
-
-def _check_enough(call: Any, x: Any, axes: tuple[int, ...], axis_name: Any) -> None:
-    named = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    try:
-        over = devices(named)
-    except NameError:
-        raise errors.ArgumentRangeError(
-            call,
-            expected="axis_name must name axes of the shard_map, pmap or vmap around",
-            got=errors.show(axis_name),
-            cause="there is no such axis here",
-            fix="leave axis_name out in a program that is not split by name",
-        ) from None
-    count = int(np.prod([x.shape[i] for i in axes])) * over
-    if count < 2:
-        raise errors.ShapeError(
-            call,
-            expected="training needs at least two values per channel",
-            got=f"{count} in x of shape {x.shape}" + (f" on {over} devices" if named else ""),
-            cause="one value normalized by itself is zero whatever it is",
-            fix="give a larger batch (drop a last one of a single example), or write train=False",
-        )

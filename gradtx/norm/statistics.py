@@ -73,8 +73,10 @@ def mean_and_variance(
     return jnp.squeeze(found.pivot + found.mean, axes), jnp.squeeze(found.variance, axes)
 
 
-def deviations(x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, where: Any = None) -> Deviations:
-    """How far x lies from a pivot near its mean, and the moments of that.
+def deviations(
+    x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, where: Any = None, of_batch: bool = True
+) -> Deviations:
+    """How far x lies from a pivot near its mean, and the moments of that; ``of_batch`` if an axis is that of examples.
 
     XLA's CPU backend makes three passes of it: write d, sum d, sum d^2. Automatic differentiation gives the shortest
     backward pass: sum g, sum g*d, then write the gradient. Squares of ``d - mean(d)`` would move 8 bytes per byte of x
@@ -83,7 +85,7 @@ def deviations(x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, whe
     named = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     size = math.prod(x.shape[axis] for axis in axes) * devices(named)
     x = widen(x)
-    bound = math.sqrt(float(jnp.finfo(x.dtype).max) / max(size, 1)) / 2
+    bound = largest_square_root(x.dtype, size)
 
     def total(*terms):
         counted = terms if where is None else [jnp.where(where, term, 0) for term in terms]
@@ -92,12 +94,15 @@ def deviations(x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, whe
 
     if where is None:
         count = float(size)
-        pivot = _sampled_mean(jax.lax.stop_gradient(x), axes, bound)
+        pivot = _sampled_mean(jax.lax.stop_gradient(x), axes, bound, of_batch)
         pivot = jax.lax.pmean(pivot, named) if named else pivot
     else:
         (count,) = total(jnp.ones_like(x))
         pivot = jax.lax.stop_gradient(total(jnp.clip(x, -bound, bound))[0] / jnp.maximum(count, 1))
-    deviation = _limited_difference(x, pivot, bound)
+    deviation = limited_difference(x, pivot, bound)
+    if where is not None:
+        # What does not count and is not finite would still spoil gradients: 0 * NaN.
+        deviation = jnp.where(where | jnp.isfinite(x), deviation, 0)
     of_d, of_squares = total(deviation, jnp.square(deviation))
     n = max(count, 1.0) if where is None else jnp.maximum(count, 1)
     mean = of_d / n
@@ -105,8 +110,29 @@ def deviations(x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, whe
     return Deviations(pivot, deviation, mean, variance, count)
 
 
+def mean_square(x: Any, axes: tuple[int, ...], *, axis_name: AxisName = None, where: Any = None) -> Any:
+    """``x`` limited to where its squares have a sum, and the mean of those; both with the rank of x."""
+    named = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    size = math.prod(x.shape[axis] for axis in axes) * devices(named)
+    x = widen(x)
+    limited = limited_difference(x, jnp.zeros((), x.dtype), largest_square_root(x.dtype, size))
+    if where is None:
+        sums = [jnp.sum(jnp.square(limited), axes, keepdims=True)]
+    else:
+        limited = jnp.where(where | jnp.isfinite(x), limited, 0)
+        counted = jnp.where(where, jnp.square(limited), 0), jnp.broadcast_to(where, x.shape).astype(x.dtype)
+        sums = [jnp.sum(term, axes, keepdims=True) for term in counted]
+    total, *count = jax.lax.psum(sums, named) if named else sums
+    return limited, total / (jnp.maximum(count[0], 1) if count else max(size, 1))
+
+
+def largest_square_root(dtype: Any, size: int) -> float:
+    """Numbers up to this have squares of which so many can be added."""
+    return math.sqrt(float(jnp.finfo(dtype).max) / max(size, 1)) / 2
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _limited_difference(x: jax.Array, pivot: jax.Array, bound: float) -> jax.Array:
+def limited_difference(x: jax.Array, pivot: jax.Array, bound: float) -> jax.Array:
     """``x - pivot`` within the bound. The derivative is 1 beyond it too, so that no mask is kept for the backward pass.
 
     (For 256 values of 64 channels, output and gradients, that is 29 us instead of 45.)
@@ -115,16 +141,17 @@ def _limited_difference(x: jax.Array, pivot: jax.Array, bound: float) -> jax.Arr
     return jnp.where(jnp.isfinite(x), jnp.clip(difference, -bound, bound), difference)
 
 
-@_limited_difference.defjvp
+@limited_difference.defjvp
 def _(bound: float, primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-    return _limited_difference(*primals, bound), tangents[0] - tangents[1]
+    return limited_difference(*primals, bound), tangents[0] - tangents[1]
 
 
-def _sampled_mean(x: jax.Array, axes: tuple[int, ...], bound: float) -> jax.Array:
+def _sampled_mean(x: jax.Array, axes: tuple[int, ...], bound: float, of_batch: bool) -> jax.Array:
     """The mean of every sixteenth value along one axis, exact where all values are equal.
 
     Along one that is probably not split over devices: the batch's is the first. A stride reads from each of its
-    devices, where the first sixteenth would have to be sent around.
+    devices, where the first sixteenth would have to be sent around. For the same reason the sum starts from the largest
+    value there; from the first one, where that is at hand (1,024 features of 64 examples: 68 us instead of 87).
     """
     if not axes or 0 in x.shape:
         return jnp.zeros([1 if axis in axes else length for axis, length in enumerate(x.shape)], x.dtype)
@@ -132,8 +159,11 @@ def _sampled_mean(x: jax.Array, axes: tuple[int, ...], bound: float) -> jax.Arra
     parts = _parts(x, along)
     stride = _SAMPLE if parts == 1 else math.gcd(_SAMPLE, x.shape[along] // parts)  # as many from each
     sample = jax.lax.slice_in_dim(x, 0, None, stride, along)
-    largest = jnp.max(sample, axes, keepdims=True)
-    return largest + jnp.mean(jnp.clip(sample - largest, -bound, bound), axes, keepdims=True)
+    if of_batch or any(_parts(x, axis) > 1 for axis in axes):
+        start = jnp.max(sample, axes, keepdims=True)
+    else:
+        start = sample[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
+    return start + jnp.mean(jnp.clip(sample - start, -bound, bound), axes, keepdims=True)
 
 
 def _parts(x: jax.Array, axis: int) -> int:

@@ -26,7 +26,7 @@ from gradtx.optimizers.schedule_less import schedule_free_adamw, schedule_free_s
 from gradtx.optimizers.second_order import sophia
 from gradtx.optimizers.self_measured import adadelta, madgrad, rprop
 from gradtx.optimizers.signs import lion, sign_sgd, signum, tiger
-from gradtx.optimizers.stochastic_gradient import noisy_sgd, sgd
+from gradtx.optimizers.stochastic_gradient import dpsgd, noisy_sgd, sgd
 
 __all__ = [
     "acprop",
@@ -51,6 +51,7 @@ __all__ = [
     "dadapt_adamw",
     "dog",
     "dowg",
+    "dpsgd",
     "fromage",
     "galore",
     "lamb",

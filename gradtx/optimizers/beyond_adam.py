@@ -188,6 +188,7 @@ def ademamix(
     alpha: errors.NonNegative = 5.0,
     eps: errors.Epsilon = 1e-8,
     eps_root: errors.Epsilon = 0.0,
+    *,
     weight_decay: errors.Strength = 0.0,
     mask: Where | None = None,
 ) -> GradientTransformation:

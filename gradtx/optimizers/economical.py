@@ -38,6 +38,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: errors.Positive | None = 1.0,
     momentum: errors.Decay | None = None,
+    *,
     weight_decay_rate: errors.Strength | None = None,
     eps: errors.Epsilon = 1e-30,
     factored: bool = True,

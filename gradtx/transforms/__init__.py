@@ -101,6 +101,12 @@ from gradtx.transforms.own_steps import (
     scale_by_rprop,
 )
 from gradtx.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
+from gradtx.transforms.privacy import (
+    PrivateAggregateState,
+    differentially_private_aggregate,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+)
 from gradtx.transforms.rectifying import RectificationState, rectification, scale_by_radam
 from gradtx.transforms.scaling import (
     identity,
@@ -132,6 +138,7 @@ __all__ = [
     "MomentumState",
     "NormalizeByPastNormState",
     "PreviousMeanSquareState",
+    "PrivateAggregateState",
     "RectificationState",
     "ReduceOnPlateauState",
     "RunningMaxState",
@@ -171,6 +178,7 @@ __all__ = [
     "correct_by_last",
     "covered_sum_of_squares",
     "difference",
+    "differentially_private_aggregate",
     "ema",
     "factored_mean_square",
     "fading_mean_square",
@@ -186,6 +194,8 @@ __all__ = [
     "normalize_by_past_norm",
     "normalize_by_update_norm",
     "orthogonal_gradient",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
     "previous_mean_square",
     "project",
     "proximal_l1",

@@ -36,14 +36,6 @@ def project(projection: Callable[[Any], Any]) -> Functions:
     >>> gradtx.apply_updates(params, updates).tolist()
     [0.25, 0.75]
     """
-    if not callable(projection) or isinstance(projection, type):
-        raise errors.ArgumentTypeError(
-            errors.UNNAMED,
-            expected="projection must be a function of the parameters",
-            got=errors.show(projection),
-            cause="a set was named, or its point was given",
-            fix="write project(projections.projection_simplex)",
-        )
 
     def init(params: Any) -> EmptyState:
         del params

@@ -18,12 +18,12 @@ class CoveredSumOfSquaresState(NamedTuple):
 
 
 @transformation(locality="leaf")
-def covered_sum_of_squares(decay: errors.Fraction = 1.0) -> GradientTransformation:
+def covered_sum_of_squares(decay: errors.Decay | None = None) -> GradientTransformation:
     """``u = v = min_k c_k + g^2``, then ``c_k <- max(v)`` over all axes but ``k``: a bound on the sum of squares.
 
     One ``c_k`` for each axis: for an ``n x m`` matrix ``n + m`` numbers that are never below the sums that they stand
-    for. Leaves with fewer than two axes keep the sum itself. With ``decay`` below 1 old squares fade, ``v = decay *
-    min_k c_k + (1 - decay) * g^2``. Sums saturate. State: for ``n x m`` weights ``n + m`` float32 numbers.
+    for. Leaves with fewer than two axes keep the sum itself. With a ``decay`` old squares fade, ``v = decay * min_k c_k +
+    (1 - decay) * g^2``. Sums saturate. State: for ``n x m`` weights ``n + m`` float32 numbers.
 
     Source: Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II).
 
@@ -47,7 +47,7 @@ def covered_sum_of_squares(decay: errors.Fraction = 1.0) -> GradientTransformati
     def update(update, state):
         squares = finite_square(update)
         so_far = functools.reduce(jnp.minimum, state.cover) if update.ndim > 1 else state.cover
-        v = so_far + squares if decay == 1.0 else so_far + (1.0 - decay) * (squares - so_far)
+        v = so_far + squares if decay is None else so_far + (1.0 - decay) * (squares - so_far)
         v = jnp.where(jnp.isfinite(squares), jnp.minimum(v, jnp.finfo(v.dtype).max), squares)
         return v, CoveredSumOfSquaresState(covers(v))
 
@@ -60,9 +60,9 @@ def scale_by_sm3(
 ) -> GradientTransformation:
     """``u = m <- b1 * m + (1 - b1) * g / sqrt(v + eps)`` with the :func:`covered_sum_of_squares` ``v`` of decay ``b2``.
 
-    AdaGrad, with momentum, in the memory of momentum alone. State: one float32 number per parameter, and for ``n x m``
+    With ``b2 = 1`` the sum itself: AdaGrad, with momentum, in the memory of momentum alone. State: one float32 number per parameter, and for ``n x m``
     weights ``n + m`` more.
 
     Source: Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II).
     """
-    return chain(ratio(identity(), chain(covered_sum_of_squares(b2), square_root(eps=eps)), eps=0.0), ema(b1))
+    return chain(ratio(identity(), chain(covered_sum_of_squares(None if b2 == 1.0 else b2), square_root(eps=eps)), eps=0.0), ema(b1))

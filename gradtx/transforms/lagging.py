@@ -20,6 +20,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.transforms.clipping import clip
+from gradtx.transforms.magnitudes import saturating
 from gradtx.transforms.moments import ema, finite_square, square_root, weight_seen
 from gradtx.transforms.scaling import identity, scale
 
@@ -105,7 +106,8 @@ def previous_mean_square(decay: errors.Decay, *, corrected: bool = False) -> Fun
         first, v, squares = state.step == 1, state.mean_square, finite_square(update)
         mean_square = v + (1.0 - decay) * (squares - v)
         if corrected:
-            before = jnp.where(first, 1.0, v / jnp.where(first, 1.0, state.weight))
+            seen = saturating(v / jnp.where(first, 1.0, state.weight), jnp.isfinite(v))
+            before = jnp.where(first, 1.0, seen)
         else:
             before, mean_square = jnp.where(first, jnp.inf, v), jnp.where(first, squares, mean_square)
         return before, state._replace(mean_square=mean_square)

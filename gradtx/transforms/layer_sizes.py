@@ -18,7 +18,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.transforms.decay import add_decayed_weights
-from gradtx.transforms.magnitudes import hypotenuse, norm
+from gradtx.transforms.magnitudes import hypotenuse, norm, saturating
 from gradtx.transforms.momentum import scale_by_momentum
 from gradtx.transforms.whole_trees import divided_by
 
@@ -54,7 +54,7 @@ def _times_size(min_scale: errors.NonNegative, *, mean: bool) -> GradientTransfo
 
     def update(update, state, param):
         size = norm(param) / max(param.size, 1) ** 0.5 if mean else norm(param)
-        return update * jnp.maximum(size, min_scale), state
+        return saturating(update * jnp.maximum(size, min_scale), jnp.isfinite(update)), state
 
     return GradientTransformation(init, update)
 
@@ -154,7 +154,7 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
 
 @transformation(locality="leaf")
 def scale_by_distance_over_gradients(
-    reps_rel: errors.Positive = 1e-6, eps: errors.Epsilon = 1e-8, global_scale: errors.NonNegative = 1.0
+    reps_rel: errors.Positive = 1e-6, eps: errors.Epsilon = 1e-8, *, global_scale: errors.NonNegative = 1.0
 ) -> GradientTransformation:
     """``u = global_scale * r / sqrt(G + eps) * g`` for each leaf, :func:`scale_by_dog` with distances of its own.
 

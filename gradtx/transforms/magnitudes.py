@@ -49,9 +49,17 @@ def scaled_norm(x: jax.Array, axis: Axes = None) -> tuple[jax.Array, jax.Array]:
 
 
 def norm(x: jax.Array, axis: Axes = None) -> jax.Array:
-    """``||x||`` along ``axis``, or of all; the shape as of :func:`magnitude`."""
+    """``||x||`` along ``axis``, or of all, at most the largest finite number; the shape as of :func:`magnitude`."""
     h, length = scaled_norm(x, axis)
-    return length / h / h
+    return saturating(length / h / h, jnp.isfinite(length))
+
+
+def saturating(x: jax.Array, finite: jax.Array) -> jax.Array:
+    """``x``, at the largest finite number with its sign where what it was made of is ``finite`` and it is not."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(saturating(x.real, finite), saturating(x.imag, finite))
+    largest = jnp.finfo(x.dtype).max
+    return jnp.where(finite, jnp.clip(x, -largest, largest), x)
 
 
 def limited(x: jax.Array, bound: Any, axis: Axes = None) -> jax.Array:
@@ -76,7 +84,7 @@ def hypotenuse(x: Any, y: Any) -> jax.Array:
     large, small = jnp.maximum(x, y), jnp.minimum(x, y)
     share = small / jnp.where(large == 0, 1.0, large)
     found = large * jnp.sqrt(1.0 + share * share)
-    return jnp.where(jnp.isfinite(large), jnp.minimum(found, jnp.finfo(found.dtype).max), found)
+    return saturating(found, jnp.isfinite(large))
 
 
 def input_axes(x: Any, axis: Axes) -> tuple[int, ...]:

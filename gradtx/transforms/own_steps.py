@@ -17,6 +17,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.transforms.adaptive import scale_by_rms
+from gradtx.transforms.magnitudes import saturating
 from gradtx.transforms.moments import finite_square
 
 
@@ -28,7 +29,7 @@ class ScaleByOwnRmsState(NamedTuple):
 def scale_by_own_rms(decay: errors.Decay = 0.9, eps: errors.Epsilon = 1e-6) -> GradientTransformation:
     """``u = sqrt(d + eps) * x``, then ``d <- decay * d + (1 - decay) * |u|^2``: as long as the last steps were.
 
-    ``eps`` starts the first one. Squares saturate. State: one float32 number per parameter.
+    ``eps`` starts the first one. Steps and squares saturate. State: one float32 number per parameter.
 
     Source: Zeiler 2012, arXiv:1212.5701, algorithm 1, lines 5 and 6.
 
@@ -46,7 +47,7 @@ def scale_by_own_rms(decay: errors.Decay = 0.9, eps: errors.Epsilon = 1e-6) -> G
 
     def update(update, state):
         d = state.mean_square_step
-        step = jnp.sqrt(d + eps) * update
+        step = saturating(jnp.sqrt(d + eps) * update, jnp.isfinite(update))
         return step, ScaleByOwnRmsState(d + (1.0 - decay) * (finite_square(step) - d))
 
     return GradientTransformation(init, update)

@@ -36,11 +36,6 @@ def scale(step_size: errors.Real) -> GradientTransformation:
 @transformation
 def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> GradientTransformation:
     """``u = f(step) * g`` with ``f = step_size_fn``, whose first step is 0; the same as ``scale(step_size_fn)``."""
-    if not callable(step_size_fn):
-        raise errors.ArgumentTypeError(
-            f"scale_by_schedule({errors.show(step_size_fn)})", expected="step_size_fn must be a function of the step",
-            got=errors.show(step_size_fn), cause="a constant is not a schedule", fix="write scale(step_size)",
-        )  # fmt: skip
     return scale(step_size_fn)
 
 

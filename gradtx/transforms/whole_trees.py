@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx.core import SignedTree
-from gradtx.transforms.magnitudes import halving, magnitude, root
+from gradtx.transforms.magnitudes import halving, magnitude, root, saturating
 from gradtx.tree import cut, squared_norm
 
 LIMIT = 2.0**50
@@ -44,8 +44,7 @@ def scaled_tree_norm(tree: Any) -> tuple[jax.Array, jax.Array]:
 def tree_norm(tree: Any) -> jax.Array:
     """``||x||`` over all leaves, at most the largest finite number for a finite ``x``."""
     h, length = scaled_tree_norm(tree)
-    norm = length / h / h
-    return jnp.where(jnp.isfinite(length), jnp.minimum(norm, jnp.finfo(norm.dtype).max), norm)
+    return saturating(length / h / h, jnp.isfinite(length))
 
 
 def tree_dot(x: Any, y: Any) -> jax.Array:

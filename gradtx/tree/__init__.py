@@ -5,7 +5,7 @@ Functions have the names of ``optax.tree``, and are written with the room: ``tre
 """
 
 from gradtx.tree.arithmetic import add, add_scale, div, incremental_update, mul, periodic_update, scale, sub, where
-from gradtx.tree.comparing import broadcast_prefix, check_same
+from gradtx.tree.comparing import broadcast_prefix, check_same, of_one_example
 from gradtx.tree.leaves import (
     beside,
     cut,
@@ -49,6 +49,7 @@ __all__ = [
     "max",
     "min",
     "mul",
+    "of_one_example",
     "ones_like",
     "path_name",
     "periodic_update",

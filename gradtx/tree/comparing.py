@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.tree.leaves import describe_leaf, in_words
+from gradtx.tree.leaves import describe_leaf, in_words, is_array
 from gradtx.tree.paths import leaf_paths, path_name
 
 
@@ -18,15 +18,20 @@ def check_same(call: Any, what: str, tree: Any, like_what: str, like: Any) -> No
     if treedef != like_treedef:
         raise _structure_error(call, what, tree, like_what, like)
     for index, (leaf, like_leaf) in enumerate(zip(leaves, like_leaves, strict=True)):
-        if jnp.shape(leaf) != jnp.shape(like_leaf):
+        if _shape(leaf) != _shape(like_leaf):
             raise errors.ShapeError(
                 call,
-                expected=f"{what} must have the shapes of {like_what}, here {jnp.shape(like_leaf)}",
+                expected=f"{what} must have the shapes of {like_what}, here {_shape(like_leaf)}",
                 got=describe_leaf(leaf),
                 at=repr(leaf_paths(tree)[index]),
                 cause="a gradient is never broadcast to its parameter",
                 fix="differentiate with respect to this parameter, or reshape",
             )
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a number; None for a leaf that is neither, such as a function."""
+    return jnp.shape(leaf) if is_array(leaf) or isinstance(leaf, int | float | complex) else None
 
 
 def _structure_error(call: Any, what: str, tree: Any, like_what: str, like: Any) -> errors.StructureError:
@@ -69,6 +74,20 @@ def _first_container_difference(tree: Any, like: Any, path: str = "") -> tuple[s
         if jax.tree.structure(child) != jax.tree.structure(like_child):
             return _first_container_difference(child, like_child, path_name([*([path] if path else []), *key]))
     return path, (str(jax.tree.structure(tree)), str(jax.tree.structure(like)))
+
+
+def of_one_example(call: Any, tree: Any) -> Any:
+    """The shapes and dtypes of a tree without the first axis of its leaves, whose length they must share."""
+    shapes = [_shape(leaf) for leaf in jax.tree.leaves(tree)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) > 1 or 0 in lengths:
+        raise errors.ShapeError(
+            call, expected="gradients with a first axis of examples, of one length of at least 1",
+            got=f"the shapes {', '.join(map(str, shapes[:4]))}{', ...' if len(shapes) > 4 else ''}",
+            cause="the mean gradient of a batch was given",
+            fix="write grads = jax.vmap(jax.grad(loss), (None, 0))(params, batch)",
+        )  # fmt: skip
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), tree)
 
 
 def broadcast_prefix(

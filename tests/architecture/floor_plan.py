@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "preconditioners": PARTS,
     "curvature": {"core", "tree", "tables", "linalg", "errors", "combinators"},
     "optimizers": RECIPES - {"optimizers"},
-    "norm": {"tree", "errors"},
+    "norm": {"tree", "schedules", "combinators", "errors"},
     "losses": {"tree", "projections", "errors"},
     "training": EVERYTHING - {"training"},
     "optax": EVERYTHING,

@@ -11,7 +11,9 @@ from tests.laws.rows import (
     guards,
     learning_rate_free,
     modifiers,
+    monitoring,
     orthogonal,
+    privacy,
     proven,
     regularization,
     schedules,
@@ -36,6 +38,8 @@ UNITS = (
     *orthogonal.ROWS,
     *guards.ROWS,
     *constraints.ROWS,
+    *privacy.ROWS,
+    *monitoring.ROWS,
 )
 
 RECIPES = tuple(unit for unit in UNITS if unit.constructor.__module__.startswith("gradtx.optimizers."))

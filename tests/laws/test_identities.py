@@ -70,7 +70,7 @@ IDENTITIES = (
     Identity("QHM at nu = beta is Nesterov's momentum", gradtx.qhm(1.0, beta=0.9, nu=0.9),
              gradtx.sgd(0.1, momentum=0.9, nesterov=True), units=8.0),
     Identity("AggMo of one decay is momentum", gradtx.aggmo(0.1, betas=(0.9,)), gradtx.sgd(0.1, 0.9), units=0),
-    Identity("cautious where all signs agree is its base", gradtx.cautious(gradtx.sgd(0.1)), gradtx.sgd(0.1), units=0.0),
+    Identity("cautious where all signs agree is its base", gradtx.cautious(gradtx.sgd(0.1)), gradtx.sgd(0.1), units=0),
     Identity("LaProp without momentum is RMSProp", gradtx.laprop(0.1, b1=0.0, b2=0.99, eps=1e-8),
              gradtx.rmsprop(0.1, decay=0.99, eps_in_sqrt=False, bias_correction=True)),
     Identity("AdamC at the largest rate is AdamW", gradtx.adamc(1e-2, 1e-2, weight_decay=0.1), ADAMW),

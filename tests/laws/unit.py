@@ -54,7 +54,8 @@ class Unit:
     turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through the unit has
     more roundings than Adam's ten, of up to half a unit each. ``guards`` says that what is not finite changes nothing
     instead of staying visible. ``signals`` are given to every update, and to the oracle; a
-    :class:`LikeUpdates` has the tree of the updates.
+    :class:`LikeUpdates` has the tree of the updates. A unit that takes the gradients of ``examples`` is given that many
+    times the one gradient, which is then their mean.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Unit:
     guards: bool = False
     ulps: float = 4.0
     signals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    examples: int = 0
     bad: tuple[Bad, ...] = ()
 
     def make(self, **changed: Any) -> gradtx.GradientTransformation:
@@ -77,6 +79,13 @@ class Unit:
 
     def fed(self, tx: gradtx.GradientTransformation) -> Callable[..., Any]:
         """The update of ``tx``, made by this row, with the row's signals."""
+        if self.examples:
+
+            def update_from_examples(updates: Any, state: Any, params: Any = None, **signals: Any) -> Any:
+                grads = jax.tree.map(lambda g: jnp.stack([g] * self.examples), updates)
+                return tx.update(grads, state, params, **{**self.signals, **signals})
+
+            return update_from_examples
         if not any(isinstance(signal, LikeUpdates) for signal in self.signals.values()):
             return functools.partial(tx.update, **self.signals)
 

@@ -313,10 +313,10 @@ def scale_by_distance_over_gradients(
     return update, {"distance": np.asarray(distance), "gradient_norm": np.asarray(length), "start": start}
 
 
-def covered_sum_of_squares(state: State, g: Array, p: Array, t: int, *, decay: float = 1.0) -> Step:
+def covered_sum_of_squares(state: State, g: Array, p: Array, t: int, *, decay: float | None = None) -> Step:
     """Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II), with rows and columns, ..., as cover; of vectors, all.
 
-    With ``decay`` below 1 the old counts by it, the new by ``1 - decay``.
+    With a ``decay`` the old counts by it, the new by ``1 - decay``.
     """
     squares = squared_magnitude(g)
     if g.ndim < 2:
@@ -326,7 +326,7 @@ def covered_sum_of_squares(state: State, g: Array, p: Array, t: int, *, decay: f
         old = np.empty(g.shape)
         for index in np.ndindex(*g.shape):
             old[index] = min(float(np.ravel(c)[i]) for c, i in zip(cover, index, strict=True))
-    v = old + squares if decay == 1.0 else decay * old + (1.0 - decay) * squares
+    v = old + squares if decay is None else decay * old + (1.0 - decay) * squares
     if cover is None:
         return v, {"cover": v}
     return v, {"cover": [np.array([v.take(i, k).max() for i in range(g.shape[k])]) for k in range(g.ndim)]}
@@ -336,7 +336,7 @@ def scale_by_sm3(
     state: State, g: Array, p: Array, t: int, *, b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8
 ) -> Step:
     """Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II), with ``eps`` under the root and an average of steps."""
-    v, kept = covered_sum_of_squares(state, g, p, t, decay=b2)
+    v, kept = covered_sum_of_squares(state, g, p, t, decay=None if b2 == 1.0 else b2)
     mean, averaged = ema(state, quotient(g, np.sqrt(v + eps)), p, t, decay=b1)
     return mean, kept | averaged
 
