@@ -10,8 +10,8 @@ rates and seeds are one ``vmap``, all problems one compiled program.
 A run is there at the first step from which its gap stays below the target for the problem's number of steps. A run
 whose gap was ever above a thousand times that of its start, or not finite, has diverged, and stays so.
 
-*Steps*: for every seed the learning rate is the best of the other seven by the median; the median over seeds of the
-steps with it, and their range, which holds the true median with a probability of 1 - 2^-7 = 0.992. *Decades*: the
+*Steps*: for every seed, those with the learning rate with which the slowest of the other seven seeds is quickest; the
+median over seeds, and the range, which holds the true median with a probability of 1 - 2^-7 = 0.992. *Decades*: the
 learning rates with which more than half of the seeds get there.
 
 Optax's optimizers of the same names run beside, on the same problems, draws and learning rates. The rates of gradient
@@ -63,7 +63,7 @@ Numbers = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """``draw(random) -> numbers``; ``loss(x, numbers, t)`` is what the optimizer sees, ``gap`` what is judged, 1 at the start."""
+    """``draw(random) -> numbers``; the optimizer sees ``loss(x, numbers, t)``, judged is ``gap``, 1 at the start."""
 
     name: str
     draw: Callable[[np.random.Generator], Numbers]
@@ -202,7 +202,7 @@ def draw_logistic(random: np.random.Generator) -> Numbers:
         w = w - np.linalg.solve(hessian, gradient)
     assert np.abs(gradient).max() < 1e-12
     least = np.logaddexp(0.0, -signed @ w).mean() + 0.5 * DECAY * w @ w
-    return {"start": 0.3 * random.normal(size=SIZE), "signed": signed, "least": least}
+    return {"start": 0.3 * random.normal(size=SIZE), "optimum": w, "signed": signed, "least": least}
 
 
 def logistic(x: jax.Array, numbers: Numbers, *_: Any) -> jax.Array:
@@ -230,14 +230,14 @@ def over_the_start(gap: Callable[[jax.Array, Numbers], jax.Array]) -> Callable[[
 
 
 PROBLEMS = (
-    Problem("bowl", bowl(100.0, on_the_axes), quadratic, quadratic_gap, 1e-4),
-    Problem("turned", bowl(100.0), quadratic, quadratic_gap, 1e-4),
+    Problem("bowl", bowl(300.0, on_the_axes), quadratic, quadratic_gap, 1e-6),
+    Problem("turned", bowl(300.0), quadratic, quadratic_gap, 1e-6),
     Problem("layers", bowl(5.0, in_layers), quadratic, quadratic_gap, 1e-3),
     Problem("noise", bowl(10.0, with_noise), quadratic, quadratic_gap, 3e-2),
     Problem("plateau", bowl(10.0, on_a_plateau), quadratic, quadratic_gap, 1e-3),
     Problem("valley", draw_rosenbrock, rosenbrock, over_the_start(rosenbrock), 1e-3, 2000),
     Problem("sparse", draw_sparse, sparse, over_the_start(squared_distance), 1e-2),
-    Problem("logistic", draw_logistic, logistic, over_the_start(lambda x, n: logistic(x, n) - n["least"]), 1e-3, 600),
+    Problem("logistic", draw_logistic, logistic, over_the_start(lambda x, n: logistic(x, n) - n["least"]), 1e-3, 400),
 )
 REDDI = Problem(
     "reddi", draw_reddi, reddi, lambda x, numbers: jnp.mean(x + 1.0) / 2.0, 0.25, 4000, PERIOD,
@@ -247,13 +247,9 @@ REDDI = Problem(
 
 def numbers_of(problem: Problem) -> Numbers:
     """One row for each seed; float32."""
-    rows = []
-    for seed in range(SEEDS):
-        rows.append(problem.draw(np.random.default_rng([seed, *problem.name.encode()])))
+    rows = [problem.draw(np.random.default_rng([seed, *problem.name.encode()])) for seed in range(SEEDS)]
     stacked = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
-    return {
-        name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in stacked.items()
-    }
+    return {name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in stacked.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,10 +281,11 @@ ENTRIES = {
     "schedule_free_adamw": Entry("schedule_free_adamw", averaged=True),
     "mechanize": Entry("mechanize"),
 }
-FINDING_THEIR_RATE = (
-    "cocob", "dadapt_adamw", "dog", "dowg", "mechanize", "momo", "momo_adam", "polyak_sgd", "prodigy", "adadelta",
-)  # fmt: skip
 SHORT = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "amsgrad", "muon", "prodigy")
+PEERS = (
+    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "radam", "adabelief", "yogi", "lion",
+    "amsgrad", "muon",
+)  # fmt: skip
 
 CLAIMS = (  # problem, who is quicker, than whom
     ("turned", "momentum", "sgd"),
@@ -358,13 +355,16 @@ def kinds(problems: Sequence[Problem]) -> list[Problem]:
     return list({problem.loss: problem for problem in problems}.values())
 
 
-def program(make: Callable[[Any], Any], problems: Sequence[Problem], averaged: bool, library: Any) -> Callable[..., Run]:
+def program(
+    make: Callable[[Any], Any], problems: Sequence[Problem], averaged: bool, library: Any
+) -> Callable[..., Run]:
     """``(index of the kind, numbers of each kind, rates, steps, target, hold) -> runs``, compiled once for all."""
     of_each_kind = kinds(problems)
 
     def among(index, numbers, function):
         """``function(problem, numbers)`` of the kind in question, without computing the others."""
-        return jax.lax.switch(index, [lambda n=n, p=p: function(p, n) for p, n in zip(of_each_kind, numbers, strict=True)])
+        pairs = zip(of_each_kind, numbers, strict=True)
+        return jax.lax.switch(index, [lambda n=n, p=p: function(p, n) for p, n in pairs])
 
     def transformation(rate):
         tx = make(rate)
@@ -396,7 +396,8 @@ def program(make: Callable[[Any], Any], problems: Sequence[Problem], averaged: b
             read = gradtx.averaged_params if library is gradtx else optax.contrib.schedule_free_eval_params
             offered = read(state, params)
         gap = among(index, numbers, lambda problem, n: problem.gap(vector(offered), n))
-        diverged = run.diverged | ~(gap <= TOO_FAR)
+        finite = jnp.isfinite(jnp.sum(vector(offered)))  # a maximum on a CPU may drop a NaN
+        diverged = run.diverged | ~(finite & (gap <= TOO_FAR))
         below = jnp.where((gap <= target) & ~diverged, run.below + 1, 0)
         there = jnp.where((below == hold) & (run.there == 0), t + 2 - hold, run.there)
         late = run.late + jnp.where(t >= steps - hold, gap, 0.0)
@@ -462,13 +463,18 @@ class Summary(NamedTuple):
 
 def summary(found: Found) -> Summary:
     seeds = np.arange(found.steps.shape[1])
-    chosen = [np.argmin(_upper_median(found.steps[:, seeds != seed])) for seed in seeds]
+    chosen = [_best(found.steps[:, seeds != seed]) for seed in seeds]
     typical = _upper_median(found.steps)
     good = np.isfinite(typical)
     return Summary(
-        found.steps[chosen, seeds], float(RATES[np.argmin(typical)]) if good.any() else np.nan,
+        found.steps[chosen, seeds], float(RATES[_best(found.steps)]) if good.any() else np.nan,
         float(good.sum() / PER_DECADE), bool(good[0] or good[-1]), float(found.diverged.mean()),
     )  # fmt: skip
+
+
+def _best(steps: np.ndarray) -> int:
+    """The learning rate with which the slowest seed is quickest; where one of them never gets there, the median."""
+    return int(np.lexsort((_upper_median(steps), np.max(steps, axis=1)))[0])
 
 
 def _upper_median(steps: np.ndarray) -> np.ndarray:
@@ -508,15 +514,13 @@ class Method(NamedTuple):
 
 
 def methods(condition: float) -> list[Method]:
-    """Polyak 1964, and Lessard, Recht and Packard 2016 (arXiv:1408.3595), table 1 and section 2.2."""
+    """Polyak 1964, and Lessard, Recht and Packard 2016 (arXiv:1408.3595), proposition 1."""
     low, root = 1.0 / condition, np.sqrt(condition)
     heavy, ahead = ((root - 1) / (root + 1)) ** 2, (root - 1) / (root + 1)
     return [
         Method("gradient descent", {}, 2 / (1 + low), (condition - 1) / (condition + 1), 2.0),
         Method("heavy ball", {"momentum": heavy}, 4 / (1 + np.sqrt(low)) ** 2, np.sqrt(heavy), 2 * (1 + heavy)),
-        Method(
-            "Nesterov", {"momentum": ahead, "nesterov": True}, 1.0, 1 - 1 / root, 2 * (1 + ahead) / (1 + 2 * ahead)
-        ),
+        Method("Nesterov", {"momentum": ahead, "nesterov": True}, 1.0, 1 - 1 / root, 2 * (1 + ahead) / (1 + 2 * ahead)),
     ]
 
 
@@ -537,7 +541,7 @@ def theory(condition: float = 100.0, seeds: int = SEEDS) -> list[dict[str, Any]]
     rows = []
     for method in methods(condition):
 
-        def norms(rate, hessian, x, lengths, method=method):
+        def sizes(rate, hessian, x, lengths, method=method):
             def body(_, carry):
                 x, state = carry
                 updates, state = tx.update(hessian @ x, state, x)
@@ -546,9 +550,9 @@ def theory(condition: float = 100.0, seeds: int = SEEDS) -> list[dict[str, Any]]
             tx = gradtx.sgd(rate, **method.arguments)
             middle = jax.lax.fori_loop(0, lengths[0], body, (x, tx.init(x)))
             end = jax.lax.fori_loop(0, lengths[1], body, middle)
-            return jnp.stack([jnp.linalg.norm(point) for point in (x, middle[0], end[0])])
+            return jnp.stack([jnp.sum(jnp.abs(point)) for point in (x, middle[0], end[0])])
 
-        over = jax.jit(jax.vmap(jax.vmap(norms, in_axes=(None, 0, 0, None)), in_axes=(0, None, None, None)))
+        over = jax.jit(jax.vmap(jax.vmap(sizes, in_axes=(None, 0, 0, None)), in_axes=(0, None, None, None)))
         _, half, end = np.asarray(over(jnp.float32([method.rate]), *given, jnp.int32([150, 150])), np.float64)[0].T
         factors = (end / half) ** (1 / 150)
         tried = method.edge * np.linspace(0.9, 1.1, 81)
@@ -567,10 +571,6 @@ def theory(condition: float = 100.0, seeds: int = SEEDS) -> list[dict[str, Any]]
 # Tables and a picture.
 
 
-def number(steps: float) -> str:
-    return f"{steps:.0f}" if np.isfinite(steps) else "-"
-
-
 def draw(path: str, names: Sequence[str], problems: Sequence[str], found: Mapping[tuple[str, str], Summary]) -> None:
     """Steps over the fewest of the problem, and decades of learning rate: an optimizer a line, the best first."""
     import matplotlib.pyplot as plt
@@ -578,143 +578,175 @@ def draw(path: str, names: Sequence[str], problems: Sequence[str], found: Mappin
 
     plt.switch_backend("Agg")
     steps = np.array([[found[name, problem].median for problem in problems] for name in names])
-    over = steps / np.min(steps, axis=0)
-    order = np.argsort(np.log(np.where(np.isfinite(over), over, 100.0)).mean(axis=1))
-    decades = np.array([[found[name, problem].decades for problem in problems] for name in names])[order]
-    steps, over = steps[order], over[order]
+    over = np.where(np.isfinite(steps), steps, np.nan) / np.min(steps, axis=0)
+    order = np.argsort(np.log(np.nan_to_num(over, nan=100.0)).mean(axis=1))
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 0.21 * len(names) + 2.2), sharey=True, layout="constrained")
-    panels = (
-        (np.where(np.isfinite(over), over, np.nan), steps, "viridis_r", colors.LogNorm(1, 30),
-         "steps to the target, at each method's best learning rate", "steps over the fewest of the problem"),
-        (np.where(decades > 0, decades, np.nan), decades, "viridis", colors.Normalize(0, 4),
-         "width of the range of learning rates that reach it", "decades of learning rate"),
-    )  # fmt: skip
-    for axis, (shade, text, colours, scale, title, label) in zip(axes, panels, strict=True):
-        axis.set_facecolor("0.9")
+    figure, axes = plt.subplots(1, 2, figsize=(13, 0.21 * len(names) + 2.4), sharey=True, layout="constrained")
+
+    def panel(axis, shade, texts, colours, scale, title, label, dark):
+        axis.set_facecolor("0.92")
         image = axis.imshow(shade, cmap=colours, norm=scale, aspect="auto")
-        for row, column in np.ndindex(*text.shape):
-            value, tone = text[row, column], image.norm(shade[row, column])
-            reached = np.isfinite(shade[row, column])
-            dark = reached and (tone > 0.55 if colours == "viridis_r" else tone < 0.45)
-            said = "never" if not reached else f"{value:.0f}" if axis is axes[0] else f"{value:.2f}".rstrip("0").rstrip(".")
-            axis.text(column, row, said, ha="center", va="center", fontsize=7,
-                      color="0.55" if not reached else "white" if dark else "black")  # fmt: skip
-        axis.set_xticks(range(len(problems)), problems, rotation=30, ha="left", rotation_mode="anchor")
+        for row, column in np.ndindex(*shade.shape):
+            there = np.isfinite(shade[row, column])
+            tone = "0.6" if not there else "white" if dark(scale(shade[row, column])) else "black"
+            said = texts[row, column] if there else "never"
+            axis.text(column, row, said, ha="center", va="center", fontsize=7.5, color=tone)
+        axis.set_xticks(range(len(problems)), problems)
         axis.tick_params(length=0, labeltop=True, labelbottom=False)
-        axis.set_xlabel(title, labelpad=8)
+        axis.set_title(title, fontsize=11, pad=8)
         axis.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, aspect=40, pad=0.02, extend="max")
+        bar = figure.colorbar(image, ax=axis, location="bottom", shrink=0.7, aspect=50, pad=0.01, extend="max")
         bar.set_label(label)
-        if axis is axes[0]:
-            bar.set_ticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
-            bar.minorticks_off()
-    axes[0].set_yticks(range(len(names)), [names[i] for i in order], fontsize=8)
+        return bar
+
+    bar = panel(
+        axes[0], over[order], np.vectorize(lambda value: f"{value:.0f}")(steps[order]), "viridis_r",
+        colors.LogNorm(1, 30), "steps to the target, at each method's best learning rate",
+        "steps over the fewest that a method needs on the problem", lambda tone: tone > 0.45,
+    )  # fmt: skip
+    bar.set_ticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
+    bar.minorticks_off()
+    widths = np.array([[found[names[i], problem].decades for problem in problems] for i in order])
+    panel(
+        axes[1], np.where(widths > 0, widths, np.nan), np.vectorize(lambda value: f"{value:g}")(widths), "viridis",
+        colors.Normalize(0, 4), "how wide the range of learning rates is that reach it",
+        "decades of learning rate", lambda tone: tone < 0.55,
+    )  # fmt: skip
+    axes[0].set_yticks(range(len(names)), [names[i] for i in order], fontsize=8.5)
     figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def spoken(value: float) -> str:
+    """A ratio of steps; ``never`` where only the one below the line got there."""
+    return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no inf: None for a run that never gets there."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def cell(own: Summary) -> str:
+    steps = f"{own.median:.0f}" if np.isfinite(own.median) else "-"
+    return f"{steps} / {own.decades:g}{'+' if own.cut else ''}" if own.decades else "-"
+
+
+def claims_of(summaries: Mapping[tuple[str, str], Summary]) -> list[dict[str, Any]]:
+    rows = []
+    for title, quick, slow in CLAIMS:
+        if (quick, title) in summaries and (slow, title) in summaries:
+            ratios = np.sort(ratio(summaries[slow, title].steps, summaries[quick, title].steps))
+            low, high = (ratios[0], ratios[-1]) if len(ratios) == SEEDS else (0.0, np.inf)
+            rows.append({
+                "on": title, "quicker": quick, "than": slow, "ratio": spoken(middle(ratios)),
+                "interval": f"{spoken(low)} to {spoken(high)}", "seeds": SEEDS,
+                "verdict": "holds" if low > 1 else "the other way" if high < 1 else "undecided",
+            })  # fmt: skip
+    return rows
+
+
+Results = Mapping[str, list[Found]]
+TITLES = [problem.name for problem in (*PROBLEMS, REDDI)]
+
+
+def rows_of(ours: Results, theirs: Results, summaries: Mapping[tuple[str, str], Summary]) -> list[dict[str, Any]]:
+    """One for each optimizer and problem, with its peer's where it has one."""
+    rows = []
+    for (name, title), own in summaries.items():
+        row: dict[str, Any] = {
+            "optimizer": name, "problem": title, "steps": own.median, "fewest": float(own.steps.min()),
+            "most": float(own.steps.max()), "rate": own.rate, "decades": own.decades, "cut": own.cut,
+            "diverged": own.diverged, "steps of seeds": own.steps.tolist(),
+        }  # fmt: skip
+        if name in theirs:
+            index = TITLES.index(title)
+            peer = summary(theirs[name][index])
+            row |= {
+                "Optax steps": peer.median, "Optax decades": peer.decades,
+                "steps/Optax": middle(ratio(own.steps, peer.steps)),
+                "runs alike": alike(ours[name][index], theirs[name][index]),
+            }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def measure_all(names: Sequence[str], every_peer: bool) -> dict[tuple[Any, str], list[Found] | str | None]:
+    """For each library and name the runs on every problem, the reason why not, or None where it has no such recipe."""
+    numbers = {problem.name: numbers_of(problem) for problem in (*PROBLEMS, REDDI)}
+
+    def everything(library: Any, name: str) -> list[Found] | str | None:
+        entry = ENTRIES[name]
+        make, forgetful = (maker(library, entry, extra) for extra in ({}, {"b2": 0.99}))
+        if make is None or forgetful is None:
+            return None
+        try:
+            usual = measured(make, PROBLEMS, numbers, entry, library)
+            return usual + measured(forgetful, [REDDI], numbers, entry, library)
+        except Exception as error:  # a recipe that fails is a line of the report, not the end of it
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+    wanted = [(gradtx, name) for name in names]
+    wanted += [(optax, name) for name in names if name in PEERS or every_peer]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        tasks = {key: pool.submit(everything, *key) for key in wanted}
+        return {key: task.result() for key, task in tasks.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help=f"only {', '.join(SHORT)}")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(ENTRIES), help="only these optimizers")
+    parser.add_argument("--every-peer", action="store_true", help="all of Optax's of the same names, not the usual")
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
     parser.add_argument("--picture", metavar="FILE", help="draw steps and decades there")
     given = parser.parse_args()
-    names = given.only or (list(SHORT) if given.short else sorted(ENTRIES))
 
-    start = time.perf_counter()
-    numbers = {problem.name: numbers_of(problem) for problem in (*PROBLEMS, REDDI)}
-    titles = [problem.name for problem in (*PROBLEMS, REDDI)]
+    began = time.perf_counter()
+    results = measure_all(given.only or (SHORT if given.short else sorted(ENTRIES)), given.every_peer)
+    quadratics = theory()
+    seconds = time.perf_counter() - began
 
-    def everything(name: str, library: Any) -> list[Found] | str | None:
-        """For each problem, or the reason why not; None where the library has no such recipe."""
-        entry = ENTRIES[name]
-        make, forgetful = (maker(library, entry, extra) for extra in ({}, {"b2": 0.99}))
-        if make is None or forgetful is None:
-            return None
-        try:
-            return measured(make, PROBLEMS, numbers, entry, library) + measured(
-                forgetful, [REDDI], numbers, entry, library
-            )
-        except Exception as error:  # a recipe that fails is a line of the report, not the end of it
-            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        tasks = {(library, name): pool.submit(everything, name, library) for name in names for library in (gradtx, optax)}
-        results = {key: task.result() for key, task in tasks.items()}
-    left_out = [f"{library.__name__}.{name}: {found}" for (library, name), found in results.items() if isinstance(found, str)]
+    failed = [f"{whose.__name__}.{name}: {found}" for (whose, name), found in results.items() if isinstance(found, str)]
     ours, theirs = (
         {name: found for (whose, name), found in results.items() if whose is library and isinstance(found, list)}
         for library in (gradtx, optax)
     )
-    summaries = {(name, title): summary(found) for name in ours for title, found in zip(titles, ours[name], strict=True)}
-
-    rows: list[dict[str, Any]] = []
-    beside: list[dict[str, Any]] = []
-    for name in ours:
-        for index, title in enumerate(titles):
-            own = summaries[name, title]
-            row: dict[str, Any] = {
-                "optimizer": name, "problem": title, "steps": own.median, "fewest": float(own.steps.min()),
-                "most": float(own.steps.max()), "rate": own.rate, "decades": own.decades, "cut": own.cut,
-                "diverged": own.diverged, "steps of seeds": own.steps.tolist(),
-            }  # fmt: skip
-            if name in theirs:
-                peer = summary(theirs[name][index])
-                ratios = ratio(own.steps, peer.steps)
-                row |= {"Optax steps": peer.median, "Optax decades": peer.decades, "steps/Optax": middle(ratios),
-                        "runs alike": alike(ours[name][index], theirs[name][index])}  # fmt: skip
-            rows.append(row)
-        if name in theirs:
-            of_name = rows[-len(titles):]
-            beside.append({"steps over Optax's": name, **{row["problem"]: _ratio(row["steps/Optax"]) for row in of_name},
-                           "runs alike": min(row["runs alike"] for row in of_name)})  # fmt: skip
-    claims = []
-    for title, quick, slow in CLAIMS:
-        if quick in ours and slow in ours:
-            ratios = np.sort(ratio(summaries[slow, title].steps, summaries[quick, title].steps))
-            sure = len(ratios) == SEEDS
-            claims.append({
-                "on": title, "quicker": quick, "than": slow, "steps ratio": _ratio(middle(ratios)),
-                "interval": f"{_ratio(ratios[0])} to {_ratio(ratios[-1])}" if len(ratios) else "-", "seeds": SEEDS,
-                "verdict": "holds" if sure and ratios[0] > 1 else "does not hold" if sure and ratios[-1] < 1 else "undecided",
-            })  # fmt: skip
-    quadratics = theory()
-    seconds = time.perf_counter() - start
+    summaries = {(name, title): summary(ours[name][index]) for name in ours for index, title in enumerate(TITLES)}
+    rows, claims = rows_of(ours, theirs, summaries), claims_of(summaries)
 
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     print("Steps to the target / decades of learning rate that reach it; + where the grid ends first, - for never\n")
-    cells = []
-    for name in ours:
-        of_name = {title: summaries[name, title] for title in titles}
-        cells.append({"optimizer": name, **{
-            title: f"{number(own.median)} / {own.decades:g}{'+' if own.cut else ''}" if own.decades else "-"
-            for title, own in of_name.items()
-        }})  # fmt: skip
-    print(table(cells, ["optimizer", *titles]))
-    print("\nSteps over Optax's (median over seeds), and the smallest share of runs alike to 2 %\n")
-    print(table(beside, list(beside[0])) if beside else "no peers")
-    print(f"\nWho is quicker: ratio of steps, {SEEDS} seeds, interval of the median with probability 0.992\n")
-    print(table(claims, list(claims[0])) if claims else "no pairs")
+    print(table(
+        [{"optimizer": name, **{title: cell(summaries[name, title]) for title in TITLES}} for name in ours],
+        ["optimizer", *TITLES],
+    ))  # fmt: skip
+    print("\nSteps over Optax's, and on the worst problem the share of runs that need the same steps, to 2 %\n")
+    of = {name: [row for row in rows if row["optimizer"] == name] for name in theirs}
+    print(table(
+        [{"optimizer": name, **{row["problem"]: spoken(row["steps/Optax"]) for row in of[name]},
+          "runs alike": min(row["runs alike"] for row in of[name])} for name in of],
+        ["optimizer", *TITLES, "runs alike"],
+    ))  # fmt: skip
+    print(f"\nWho needs fewer steps: ratio, and the interval of its median with probability 0.992, {SEEDS} seeds\n")
+    print(table(claims, ["on", "quicker", "than", "ratio", "interval", "seeds", "verdict"]))
     print("\nQuadratic, condition 100: factor of the error per step, and the largest rate that converges\n")
     print(table(quadratics, list(quadratics[0])))
-    missing = [name for name in names if name not in ours]
-    print(f"\nleft out: {'; '.join(left_out) or 'nothing'}")
-    print(f"{len(ours)} optimizers, {len(theirs)} peers, {len(titles)} problems, {seconds:.0f} s")
+    print(f"\nleft out: {'; '.join(failed) or 'nothing'}")
+    print(f"{len(ours)} optimizers, {len(theirs)} peers, {len(TITLES)} problems, {seconds:.0f} s")
+
     if given.picture:
-        draw(given.picture, list(ours), titles, summaries)
+        draw(given.picture, list(ours), TITLES, summaries)
     if given.json:
         write_json(
-            given.json, rows, benchmark="convergence",
-            arguments={"rates": RATES.tolist(), "seeds": SEEDS, "optimizers": len(ours), "seconds": seconds},
-            targets={p.name: {"gap": p.target, "steps": p.steps, "held for": p.hold} for p in (*PROBLEMS, REDDI)},
-            claims=claims, theory=quadratics, left_out=left_out,
+            given.json, [{name: _plain(value) for name, value in row.items()} for row in rows], benchmark="convergence",
+            arguments={"rates": RATES.tolist(), "seeds": SEEDS, "seconds": seconds},
+            problems={p.name: {"target": p.target, "steps": p.steps, "held for": p.hold} for p in (*PROBLEMS, REDDI)},
+            claims=claims, theory=quadratics, left_out=failed,
         )  # fmt: skip
-    return int(bool(missing))
-
-
-def _ratio(value: float) -> str:
-    return "-" if np.isnan(value) else "never" if np.isinf(value) else f"{value:.2f}"
+    return int(any(found is None or isinstance(found, str) for (whose, _), found in results.items() if whose is gradtx))
 
 
 if __name__ == "__main__":

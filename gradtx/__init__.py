@@ -1,6 +1,7 @@
 """gradtx: composable, pure gradient transformations for JAX."""
 
 from gradtx import (
+    assignment,
     combinators,
     core,
     curvature,
@@ -49,13 +50,14 @@ from gradtx.combinators import (
     skip_nonfinite,
     skipped_steps,
     snapshot,
+    split_real_and_imaginary,
     stable_ratio,
     total,
     tunable,
     uniform_average,
     watch,
 )
-from gradtx.core import GradientTransformation, apply_updates, stateless, transformation
+from gradtx.core import GradientTransformation, apply_updates, map_params, stateless, transformation
 from gradtx.optimizers import (
     acprop,
     adabelief,
@@ -251,6 +253,7 @@ __all__ = [
     "amsgrad",
     "apply_updates",
     "asam",
+    "assignment",
     "at_least",
     "atan2_ratio",
     "averaged_params",
@@ -309,10 +312,11 @@ __all__ = [
     "loss_scale",
     "losses",
     "madgrad",
+    "map_params",
     "mars",
     "masked",
-    "measure_with_ema",
     "mean_square",
+    "measure_with_ema",
     "mechanize",
     "metrics",
     "momo",
@@ -333,9 +337,9 @@ __all__ = [
     "optimistic_gradient_descent",
     "optimizers",
     "orthogonal_gradient",
+    "partition",
     "per_example_global_norm_clip",
     "per_example_layer_norm_clip",
-    "partition",
     "per_layer",
     "polyak_sgd",
     "preconditioners",
@@ -418,6 +422,7 @@ __all__ = [
     "sm3",
     "snapshot",
     "sophia",
+    "split_real_and_imaginary",
     "square_root",
     "stable_adamw",
     "stable_ratio",

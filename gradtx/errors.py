@@ -484,9 +484,10 @@ def _check_entries(call: Call, key: str, value: Any, entries: tuple[Any, ...], e
     """Checks a ``tuple[A, B]`` entry by entry, and a ``tuple[A, ...]`` or ``Sequence[A]``, which must not be empty."""
     fixed = len(entries) if len(entries) > 1 and ... not in entries else None
     if not isinstance(value, tuple | list) or not value or (fixed and len(value) != fixed):
+        cause = "each number has its own meaning" if fixed else "one number is given as a tuple of one"
         raise ArgumentTypeError(
-            call, expected=f"{key} must be a tuple of {fixed or 'some'} numbers", got=f"{type(value).__name__} {show(value)}",
-            cause="each number has its own meaning" if fixed else "one number is a tuple of one", fix=f"write {example}",
+            call, expected=f"{key} must be a tuple of {fixed or 'some'} numbers",
+            got=f"{type(value).__name__} {show(value)}", cause=cause, fix=f"write {example}",
         )  # fmt: skip
     for index, entry in enumerate(value):
         _check(call, f"{key}[{index}]", entry, entries[index] if fixed else entries[0], example)

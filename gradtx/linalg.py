@@ -46,8 +46,7 @@ def power_iteration(
         signs have the largest magnitude, there is no limit, and theta is between them. Both ends are found by
         :func:`gradtx.curvature.extreme_eigenvalues` in far fewer products, with bounds of their errors.
 
-    The residual is looked at, as Optax does not: it stops when theta stands still, which a start across the eigenvector
-    does at once. Vectors and matrices of any finite size are scaled first.
+    Vectors and matrices of any finite size are scaled first (Optax gives NaN from 1e19, and below 1e-19).
 
     Source: von Mises and Pollaczek-Geiringer 1929, ZAMM 9(2); Golub and Van Loan, Matrix Computations, section 8.2.1.
 

@@ -261,3 +261,31 @@ def test_a_part_is_replaced_and_the_state_stays_what_it_was():
 def test_a_part_that_does_not_fit_is_named(values, error, words):
     with pytest.raises(error, match=words):
         tree.set(gradtx.ema(0.9).init(jnp.zeros(2)), **values)
+
+
+def test_complex_leaves_have_conjugates_and_real_parts_and_real_ones_stay():
+    mixed = {"z": jnp.array([1.0 + 2.0j]), "x": jnp.array([3.0], jnp.bfloat16), "n": None}
+    assert tree.conj(mixed)["z"].tolist() == [1.0 - 2.0j] and tree.real(mixed)["z"].tolist() == [1.0]
+    assert tree.conj(mixed)["x"] is mixed["x"] is tree.real(mixed)["x"]
+    assert_equal_to(optax.tree.conj(mixed), tree.conj(mixed))
+    assert_equal_to(optax.tree.real(mixed), tree.real(mixed))
+
+
+def assert_equal_to(expected, actual):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(np.asarray(a, np.complex64), np.asarray(b, np.complex64))
+
+
+def test_a_tree_has_the_dtype_of_its_leaves():
+    mixed = [jnp.ones(2, jnp.bfloat16), jnp.ones(2), jnp.ones(2, jnp.int32)]
+    for handler in ("promote", "highest", "lowest"):
+        assert tree.dtype(mixed, handler) == optax.tree.dtype(mixed, handler)
+    assert tree.dtype(mixed[:1]) == jnp.bfloat16 and tree.dtype({}) == optax.tree.dtype({}) == jnp.float32
+    halves = [jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.float16)]
+    assert tree.dtype(halves, "promote") == jnp.float32
+    for leaves, handler in ((mixed, None), (halves, "highest"), (halves, "lowest")):
+        with pytest.raises(errors.DtypeError, match="bfloat16, float"):
+            tree.dtype(leaves, handler)
+    with pytest.raises(errors.ArgumentRangeError, match="'promote'"):
+        tree.dtype(mixed, "widest")

@@ -30,6 +30,7 @@ from gradtx.combinators.learning_scale import MechanizeState, mechanize
 from gradtx.combinators.loss_scaling import LossScaleState, dynamic_loss_scale, loss_scale
 from gradtx.combinators.monitoring import MeasureState, MonitorState, measure_with_ema, monitor, snapshot
 from gradtx.combinators.selecting import UnusedLabelWarning, freeze, masked, only, partition
+from gradtx.combinators.splitting import RealAndImaginary, SplitState, split_real_and_imaginary
 from gradtx.combinators.tuning import hyperparameters, set_hyperparameters, tunable
 from gradtx.combinators.watching import WatchState, metrics, watch
 
@@ -51,8 +52,10 @@ __all__ = [
     "PerLayerState",
     "PrimalAverageState",
     "RatioState",
+    "RealAndImaginary",
     "ScheduleFreeState",
     "SkipState",
+    "SplitState",
     "StableRatioState",
     "UniformAverageState",
     "UnusedLabelWarning",
@@ -91,6 +94,7 @@ __all__ = [
     "skip_nonfinite",
     "skipped_steps",
     "snapshot",
+    "split_real_and_imaginary",
     "stable_ratio",
     "total",
     "tunable",

@@ -83,6 +83,11 @@ def per_layer(constructor: Callable[[Any], GradientTransformation], value: PerLa
     if isinstance(value, Mapping):
         value = dict(value)
         for glob, number in value.items():
+            if not isinstance(glob, str):
+                raise errors.ArgumentTypeError(
+                    call, expected="globs on paths", got=errors.show(glob), cause="layers are named, not counted",
+                    fix='write per_layer(scale, {"head/*": 1.0, "*": 0.1}), or by_depth',
+                )  # fmt: skip
             _built(call, constructor, number, glob)
 
     def values(tree: Any) -> list[Any]:

@@ -104,12 +104,12 @@ def partition(transforms: Mapping[Any, GradientTransformation], param_labels: An
     >>> [round(float(u[0]), 4) for u in updates.values()]
     [-0.1, -1.0]
     """
-    call = f"partition({{{', '.join(map(repr, transforms))}}}, {errors.show(param_labels)})"
     if not isinstance(transforms, Mapping):
         raise errors.ArgumentTypeError(
-            call, expected="transforms must map labels to transformations", got=errors.show(transforms),
+            errors.UNNAMED, expected="transforms must map labels to transformations", got=errors.show(transforms),
             cause="the labels are missing", fix='write partition({"a": adam(1e-3), "b": sgd(0.1)}, labels)',
         )  # fmt: skip
+    call = f"partition({{{', '.join(map(repr, transforms))}}}, {errors.show(param_labels)})"
     if len({str(label) for label in transforms}) < len(transforms):
         raise errors.SelectionError(
             call, expected="labels that differ as text", got=str(list(transforms)),
@@ -256,7 +256,8 @@ def _values(given: Any, tree: Any, call: str, what: str) -> list[Any]:
     if isinstance(given, type):
         raise errors.SelectionError(
             call, expected=f"{what} must be a pattern, a function or a tree", got=f"the class {given.__name__}",
-            cause="a class was given where its instance was meant", fix=f"write {what}=lambda path, leaf: leaf.ndim > 1",
+            cause="a class was given where its instance was meant",
+            fix=f"write {what}=lambda path, leaf: leaf.ndim > 1",
         )  # fmt: skip
     is_tree_of_bools = not callable(given) or (bool(jax.tree.leaves(given)) and all(
         isinstance(leaf, bool) for leaf in jax.tree.leaves(given)

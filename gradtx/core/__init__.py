@@ -32,6 +32,7 @@ from gradtx.core.decorator import Functions, stateless, transformation
 from gradtx.core.edge import STANDARD_SIGNALS, public
 from gradtx.core.keys import kept_key
 from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
+from gradtx.core.mapping import map_params
 from gradtx.core.rebuilding import TunableState, rebuilt
 from gradtx.core.record import GradientTransformation, Record, record_of
 from gradtx.core.roles import (
@@ -80,6 +81,7 @@ __all__ = [
     "kept_key",
     "leaf_by_leaf",
     "map_fields",
+    "map_params",
     "next_step",
     "public",
     "rebuilt",

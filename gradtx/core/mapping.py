@@ -8,16 +8,12 @@ import jax
 
 from gradtx import errors
 from gradtx.core.roles import is_state, roles
-from gradtx.tree import describe_leaf
+from gradtx.tree import in_words
 
 
 @jax.tree_util.register_static
 class _Params:
     """A tree without leaves in place of the parameters: where it comes back out of ``init`` is a tree like them."""
-
-
-class _Walk:
-    pass
 
 
 def map_params(
@@ -51,13 +47,65 @@ def map_params(
     Which fields these are, the states of this library say by their roles (:data:`SignedTree`, :data:`NonNegativeTree`),
     so a moment in factors is never taken for one in full. (Optax takes whatever comes back from ``init`` in the
     structure of the parameters, whatever its shape.) A foreign part is asked as Optax asks it, by an ``init`` of a tree
-    without leaves.
+    without leaves. Within :func:`gradtx.flatten` all parameters are one: ``x`` is the vector, and ``r`` whole trees.
 
     Raises ``StructureError`` where a tree of ``rest`` does not have the structure of the parameters.
 
-    >>> import gradtx, jax, jax.numpy as jnp
-    >>> tx = gradtx.adam(1e-3)
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.ema(0.9)
     >>> state = tx.init({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)})
-    >>> names = gradtx.map_params(tx, lambda x, name: name, state, {"w": "W", "b": "B"}, transform_non_params=str)
-    >>> gradtx.tree.get(names, "ema/mean"), gradtx.tree.get(names, "ema/bias_correction/step")
+    >>> gradtx.map_params(tx, lambda x, name: f"{name}{x.shape}", state, {"w": "matrix", "b": "vector"})
+    EmaState(mean={'b': 'vector(3,)', 'w': 'matrix(2, 3)'})
     """
+
+    @functools.cache
+    def marked() -> Any:
+        return tx.init(_Params())
+
+    def on_params(field: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(field, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x)))
+        try:
+            columns = [treedef.flatten_up_to(tree) for tree in rest]
+        except (ValueError, TypeError, KeyError) as error:
+            raise errors.StructureError(
+                f"map_params({errors.show(tx)}, f, state, ...)",
+                expected=f"trees like the parameters beside the state, {in_words(field)}",
+                got=str(error).splitlines()[0][:160], cause="they are made for other parameters",
+                fix="write map_params(tx, f, tx.init(params), tree) with a tree like params",
+            ) from None  # fmt: skip
+        return treedef.unflatten([None if x is None else f(x, *r) for x, *r in zip(leaves, *columns, strict=True)])
+
+    def on_others(field: Any) -> Any:
+        return field if transform_non_params is None else jax.tree.map(transform_non_params, field)
+
+    def walk(node: Any, mark: Callable[[], Any]) -> Any:
+        if node is None:
+            return None
+        if isinstance(node, dict):
+            return {name: walk(value, lambda name=name: mark()[name]) for name, value in node.items()}
+        if not is_state(node):
+            return _foreign(mark(), node, on_params, on_others)
+        fields = []
+        for name, role in roles(type(node)).items():
+            field = getattr(node, name)
+            if role.kind == "nested":
+                fields.append(walk(field, lambda name=name: getattr(mark(), name)))
+            else:
+                fields.append(on_params(field) if role.kind in ("signed", "non-negative") and role.like_params
+                              else on_others(field))  # fmt: skip
+        return type(node)(*fields)
+
+    return walk(state, marked)
+
+
+def _foreign(mark: Any, node: Any, on_params: Callable[[Any], Any], on_others: Callable[[Any], Any]) -> Any:
+    """A state without roles, by what ``init`` made of the parameters' mark."""
+
+    def is_mark(value: Any) -> bool:
+        return isinstance(value, _Params)
+
+    leaves, treedef = jax.tree.flatten(mark, is_leaf=is_mark)
+    held = treedef.flatten_up_to(node)
+    return treedef.unflatten(
+        [on_params(part) if is_mark(leaf) else on_others(part) for leaf, part in zip(leaves, held, strict=True)]
+    )

@@ -14,8 +14,10 @@ from gradtx.losses.classification import poly_loss_cross_entropy, softmax_cross_
 from gradtx.losses.divergence import generalized_kl_divergence, kl_divergence, kl_divergence_with_log_targets
 from gradtx.losses.embeddings import ntxent, triplet_margin_loss
 from gradtx.losses.fenchel_young import make_fenchel_young_loss
+from gradtx.losses.gradient_scaling import scale_gradient
 from gradtx.losses.margins import hinge_loss, multiclass_hinge_loss, multiclass_perceptron_loss, perceptron_loss
 from gradtx.losses.overlap import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
+from gradtx.losses.perturbed import make_perturbed_fun
 from gradtx.losses.ranking import ranking_softmax_loss
 from gradtx.losses.regression import absolute_error, huber_loss, l2_loss, log_cosh, squared_error
 from gradtx.losses.similarity import cosine_distance, cosine_similarity
@@ -38,6 +40,7 @@ __all__ = [
     "l2_loss",
     "log_cosh",
     "make_fenchel_young_loss",
+    "make_perturbed_fun",
     "mean",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -47,6 +50,7 @@ __all__ = [
     "perceptron_loss",
     "poly_loss_cross_entropy",
     "ranking_softmax_loss",
+    "scale_gradient",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_labels",

@@ -77,9 +77,7 @@ def layer_norm(
 
 
 @errors.checked
-def rms_norm(
-    *, axis: int | tuple[int, ...] = -1, eps: SafeEpsilon = 1e-6, axis_name: AxisName = None
-) -> Normalization:
+def rms_norm(*, axis: int | tuple[int, ...] = -1, eps: SafeEpsilon = 1e-6, axis_name: AxisName = None) -> Normalization:
     """Divides the features of each example by their root mean square, then scales each::
 
         y = scale * x / sqrt(mean(x^2) + eps)        over ``axis``

@@ -178,12 +178,17 @@ def all_but(where: Where) -> Callable[[Any], Any]:
     return others
 
 
+def _is_finite(value: Any) -> bool:
+    number = errors.as_float(value)
+    return number is not None and number in errors.Interval()
+
+
 def _triples(call: str, ns_coeffs: Any, steps: int) -> tuple[Coefficients, ...]:
     """The coefficients of each step."""
     given: Any = PRESETS.get(ns_coeffs, ()) if isinstance(ns_coeffs, str) else ns_coeffs
     triples: Any = (given,) if isinstance(given, tuple) and given and not isinstance(given[0], tuple) else given
     right = isinstance(triples, tuple) and all(
-        isinstance(triple, tuple) and len(triple) == 3 and all(errors.as_float(c) is not None for c in triple)
+        isinstance(triple, tuple) and len(triple) == 3 and all(_is_finite(c) for c in triple)
         for triple in triples
     )
     if not right or not triples or (len(triples) > 1 and len(triples) < steps):

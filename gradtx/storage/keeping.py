@@ -60,6 +60,11 @@ def stored(tx: GradientTransformation, layout: Layout) -> GradientTransformation
     >>> sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.ndim})
     ['bfloat16']
     """
+    if not isinstance(layout, Layout):
+        raise errors.ArgumentTypeError(
+            errors.UNNAMED, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}",
+            cause="a dtype is no layout", fix='write stored(tx, storage.cast("bfloat16"))',
+        )  # fmt: skip
     record = record_of(tx)
     call = f"stored({record.call}, {errors.show(layout)})"
     _refuse_foreign(call, record.name, record)

@@ -12,6 +12,7 @@ from gradtx.training.averaging import mean_metrics
 from gradtx.training.batch_size import BatchSizeRow, BatchSizes, GradientNoise, compare_batch_sizes, gradient_noise
 from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.loss_form import from_plain
+from gradtx.training.micro_mapping import PerExample, micro_grad, micro_vmap, microbatch
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
 from gradtx.training.state import TrainState, create_train_state
 from gradtx.training.step import NonFiniteLossWarning, make_eval_step, make_train_step
@@ -21,6 +22,7 @@ __all__ = [
     "BatchSizes",
     "GradientNoise",
     "NonFiniteLossWarning",
+    "PerExample",
     "Sparsity",
     "SparsityRow",
     "TrainState",
@@ -33,6 +35,9 @@ __all__ = [
     "make_eval_step",
     "make_train_step",
     "mean_metrics",
+    "micro_grad",
+    "micro_vmap",
+    "microbatch",
     "remove_units",
     "sparsity",
 ]

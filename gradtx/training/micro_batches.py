@@ -43,10 +43,10 @@ def means_over_parts(
     other, the means are NaN. Parts run in a loop; written out one by one where the loss has a convolution and the
     program is for CPUs, whose compiler makes the gradient of a convolution in a loop 15 times slower.
     """
-    count, part, rest = _cut(batch, parts)
+    count, part, rest = cut(batch, parts, f"step(state, batch) with accumulate={parts}")
     evaluate = jax.jit(evaluate)  # so that it is traced once for all parts of one shape
     closed, shape = jax.make_jaxpr(evaluate, return_shape=True)(model_state, part(0), key)
-    is_written_out = jax.default_backend() == "cpu" and _has_convolution(closed.jaxpr)
+    is_written_out = jax.default_backend() == "cpu" and has_convolution(closed.jaxpr)
     with_next = functools.partial(_with, keep_all=keep_all, branches=is_written_out)
 
     def add(means: _Means, index: Any) -> tuple[_Means, None]:
@@ -109,20 +109,20 @@ def _moved(mean: jax.Array, value: jax.Array, share: jax.Array) -> jax.Array:
     return mean + (share * value - share * mean)
 
 
-def _has_convolution(jaxpr: Jaxpr) -> bool:
+def has_convolution(jaxpr: Jaxpr) -> bool:
     return any(
-        eqn.primitive.name == "conv_general_dilated" or any(map(_has_convolution, jaxprs_in_params(eqn.params)))
+        eqn.primitive.name == "conv_general_dilated" or any(map(has_convolution, jaxprs_in_params(eqn.params)))
         for eqn in jaxpr.eqns
     )
 
 
-def _cut(batch: Any, parts: int) -> tuple[int, Callable[[Any], Any], Any]:
+def cut(batch: Any, parts: int, call: str) -> tuple[int, Callable[[Any], Any], Any]:
     """How many equal parts, the part of a number, and the shorter rest or None.
 
     A part takes every so manieth example, so that each device has a share of each part of a batch that is split among
     devices.
     """
-    length = _length(batch, parts)
+    length = length_of(batch, call)
     size = -(-length // parts)
     count = length // size
 
@@ -139,7 +139,7 @@ def _cut(batch: Any, parts: int) -> tuple[int, Callable[[Any], Any], Any]:
     return count, part, rest if count * size < length else None
 
 
-def _length(batch: Any, parts: int) -> int:
+def length_of(batch: Any, call: str) -> int:
     """The common length of the leading axes, which are cut."""
     lengths = {
         path_name(path) or "batch": jnp.shape(leaf)[0]
@@ -149,10 +149,10 @@ def _length(batch: Any, parts: int) -> int:
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         shown = ", ".join(f"{length} at {name}" for name, length in lengths.items())
         raise BatchError(
-            f"step(state, batch) with accumulate={parts}",
+            call,
             expected="a batch with one length of all leading axes, and at least one example",
             got=shown or "no array with a leading axis",
             cause="the batch is cut along the leading axis",
-            fix="put the examples on the leading axis of every array, or write accumulate=1",
+            fix="put the examples on the leading axis of every array, or take it whole by accumulate=1",
         )
     return next(iter(lengths.values()))

@@ -16,11 +16,12 @@ from gradtx.combinators import LossScaleState, loss_scale, skipped_steps
 from gradtx.combinators import metrics as watched_metrics
 from gradtx.combinators.guarding import guards
 from gradtx.combinators.holding import choose
-from gradtx.core import apply_updates, next_step, states_of
-from gradtx.errors import ArgumentTypeError, Count, checked_call, show
+from gradtx.core import apply_updates, next_step, record_of, states_of
+from gradtx.errors import ArgumentRangeError, ArgumentTypeError, Count, checked_call, show
 from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.micro_batches import Evaluated, means_over_parts
+from gradtx.training.single_examples import one_by_one
 from gradtx.training.state import TrainState, check_transformation
 from gradtx.tree import is_inexact, path_name, squared_norm
 
@@ -95,6 +96,11 @@ def make_train_step(
     gradient of a convolution 16 times slower in a loop, so for CPUs a loss with convolutions is written out part by
     part: 8 parts take 14 ms instead of 170, and 2.5 s to compile instead of 1.1.
 
+    A transformation of the gradients of single examples (:func:`gradtx.dpsgd`) gets them: the loss sees one example at
+    a time, as a batch of length one, with a key of its own. ``loss`` and metrics are their means, as they are, and not
+    private. It takes the memory of as many gradients as there are examples, and neither a model state nor
+    ``accumulate``; :func:`micro_grad` does with less.
+
     A step that a guard (:func:`gradtx.skip_nonfinite`, :func:`gradtx.skip_large`, :func:`gradtx.accumulate`) in ``tx``
     leaves out changes nothing else either: model state and ``step`` stay, so the next one draws the same keys, and the
     run goes on as if that batch had not been. (What has gone through a loop of :func:`batches` is then ``step`` and
@@ -122,6 +128,12 @@ def make_train_step(
     check_transformation(tx, call)
     _, update = tx
     taken = signals_taken(update)
+    takes_examples = record_of(tx).per_example
+    if takes_examples and accumulate > 1:
+        raise ArgumentRangeError(
+            call, expected="accumulate=1, as the transformation takes the gradient of each example", got=accumulate,
+            cause="it needs them all at once", fix="sum clipped gradients in parts by training.micro_grad",
+        )  # fmt: skip
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         _check_state(state)
@@ -148,7 +160,8 @@ def make_train_step(
             del key  # Optax's line searches hand every signal that they do not know on to value_fn
             return whole(functools.partial(without_slope, params), model_state)[0].value
 
-        (value, metrics, floating, new_model_state), left_out = whole(with_slope, model_state)
+        evaluate = one_by_one(with_slope) if takes_examples else with_slope
+        (value, metrics, floating, new_model_state), left_out = whole(evaluate, model_state)
         grads = _beside_integers(params, floating)
         signals = {"value": value, "grad": grads, "value_fn": value_fn, "key": update_key}
         updates, new_opt_state = update(grads, opt_state, params, **{name: signals[name] for name in taken})
@@ -158,7 +171,8 @@ def make_train_step(
             new_step, new_model_state = choose(is_done, (new_step, new_model_state), (step, model_state))
         metrics = metrics | _own_metrics(new_opt_state, accumulate, left_out)
         if gradient_norm:
-            norm = jnp.sqrt(squared_norm(floating)) / (1.0 if scale is None else scale)
+            mean = [jnp.mean(leaf, 0) for leaf in floating] if takes_examples else floating
+            norm = jnp.sqrt(squared_norm(mean)) / (1.0 if scale is None else scale)
             metrics["gradient_norm"] = norm.astype(jnp.float32)
         return TrainState(new_step, new_params, new_opt_state, new_model_state, key), metrics
 

@@ -39,14 +39,15 @@ def covered_sum_of_squares(decay: errors.Decay | None = None) -> GradientTransfo
         axes = range(v.ndim)
         if v.ndim < 2:
             return v
-        return tuple(jnp.max(v, tuple(k for k in axes if k != axis), keepdims=True, initial=0.0) for axis in axes)
+        others = {axis: tuple(k for k in axes if k != axis) for axis in axes}
+        return {f"axis_{axis}": jnp.max(v, others[axis], keepdims=True, initial=0.0) for axis in axes}
 
     def init(param):
         return CoveredSumOfSquaresState(covers(jnp.zeros_like(param.real)))
 
     def update(update, state):
         squares = finite_square(update)
-        so_far = functools.reduce(jnp.minimum, state.cover) if update.ndim > 1 else state.cover
+        so_far = functools.reduce(jnp.minimum, state.cover.values()) if update.ndim > 1 else state.cover
         v = so_far + squares if decay is None else so_far + (1.0 - decay) * (squares - so_far)
         v = jnp.where(jnp.isfinite(squares), jnp.minimum(v, jnp.finfo(v.dtype).max), squares)
         return v, CoveredSumOfSquaresState(covers(v))

@@ -118,7 +118,7 @@ def scale_by_polyak(
 
     The signal ``value`` is the loss at the parameters, ``f_min`` the lowest that it can be: 0 for a model that fits all
     its data. ``"sps+"`` takes no step where ``value`` is below ``f_min``, ``"sps"`` one uphill. A zero gradient gives
-    no step. Norms are right over the whole range of float32 (Optax takes no step where ``||g||^2`` is below 1e-7).
+    no step. Norms are right over the whole range of float32 (Optax takes no step where ``||g||^2`` is below 2e-16).
 
     Raises ``SignalError`` for a ``value`` that is missing or not one real number.
 

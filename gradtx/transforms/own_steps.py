@@ -38,8 +38,8 @@ def scale_by_own_rms(decay: errors.Decay = 0.9, eps: errors.Epsilon = 1e-6) -> G
     >>> state = tx.init(jnp.zeros(1))
     >>> for x in (2.0, 2.0):
     ...     u, state = tx.update(jnp.array([x]), state)
-    >>> print(u.round(3))
-    [1.732]
+    >>> round(float(u[0]), 3)
+    1.732
     """
 
     def init(param):
@@ -94,9 +94,9 @@ def scale_by_rprop(
     >>> state = tx.init(jnp.zeros(2))
     >>> for g in ([7.0, 7.0], [1.0, -1.0]):
     ...     u, state = tx.update(jnp.array(g), state)
-    ...     print(u.round(2))
-    [0.5 0.5]
-    [0.6 0. ]
+    ...     [round(x, 2) for x in u.tolist()]
+    [0.5, 0.5]
+    [0.6, 0.0]
     """
 
     def init(param):

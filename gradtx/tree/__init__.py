@@ -4,7 +4,19 @@ Functions have the names of ``optax.tree``, and are written with the room: ``tre
 ``jax.tree``. Trees that go together have equal structures and shapes: an error names the leaf where they differ.
 """
 
-from gradtx.tree.arithmetic import add, add_scale, div, incremental_update, mul, periodic_update, scale, sub, where
+from gradtx.tree.arithmetic import (
+    add,
+    add_scale,
+    conj,
+    div,
+    incremental_update,
+    mul,
+    periodic_update,
+    real,
+    scale,
+    sub,
+    where,
+)
 from gradtx.tree.comparing import broadcast_prefix, check_same, of_one_example
 from gradtx.tree.leaves import (
     beside,
@@ -20,7 +32,7 @@ from gradtx.tree.leaves import (
 )
 from gradtx.tree.making import cast, cast_like, full_like, ones_like, random_like, split_key_like, zeros_like
 from gradtx.tree.paths import leaf_paths, leaf_seeds, path_name
-from gradtx.tree.reductions import allclose, global_norm, max, min, size, sum, vdot
+from gradtx.tree.reductions import allclose, dtype, global_norm, max, min, size, sum, vdot
 from gradtx.tree.searching import get, get_all_with_path, set
 from gradtx.tree.squares import squared_norm, summed_together
 
@@ -33,9 +45,11 @@ __all__ = [
     "cast",
     "cast_like",
     "check_same",
+    "conj",
     "cut",
     "describe_leaf",
     "div",
+    "dtype",
     "full_like",
     "get",
     "get_all_with_path",
@@ -54,6 +68,7 @@ __all__ = [
     "path_name",
     "periodic_update",
     "random_like",
+    "real",
     "scale",
     "set",
     "size",

@@ -73,6 +73,30 @@ def add_scale(tree_x: Any, scalar: jax.typing.ArrayLike, tree_y: Any) -> Any:
     return _together("add_scale", lambda x, y: _rounded(widen(x) + scalar * widen(y), x), tree_x, tree_y)
 
 
+def conj(tree: Any) -> Any:
+    """The complex conjugate of each leaf; real ones stay.
+
+    >>> from gradtx import tree
+    >>> tree.conj({"b": 3.0, "w": 1.0 + 2.0j})
+    {'b': 3.0, 'w': (1-2j)}
+    """
+    return jax.tree.map(lambda leaf: leaf.conjugate() if _is_complex(leaf) else leaf, tree)
+
+
+def real(tree: Any) -> Any:
+    """The real part of each leaf; real ones stay.
+
+    >>> from gradtx import tree
+    >>> tree.real({"b": 3.0, "w": 1.0 + 2.0j})
+    {'b': 3.0, 'w': 1.0}
+    """
+    return jax.tree.map(lambda leaf: leaf.real if _is_complex(leaf) else leaf, tree)
+
+
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+
+
 def where(condition: Any, tree_x: Any, tree_y: Any) -> Any:
     """``x`` where the condition holds, ``y`` elsewhere; the condition is one bool, traced or not, or a tree of bools.
 

@@ -3,12 +3,12 @@
 import builtins
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from gradtx.errors import ArgumentRangeError, Call, ShapeError, show
+from gradtx.errors import ArgumentRangeError, Call, DtypeError, ShapeError, show
 from gradtx.tree.comparing import check_same
 from gradtx.tree.leaves import widen
 
@@ -53,6 +53,43 @@ def size(tree: Any) -> int:
     7
     """
     return builtins.sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def dtype(tree: Any, mixed_dtype_handler: Literal["promote", "highest", "lowest"] | None = None) -> Any:
+    """The dtype of all leaves, and for several: none, their promotion, or one to (from) which all others promote.
+
+    Without ``mixed_dtype_handler`` several are an error. The default dtype of JAX without a leaf.
+
+    Raises ``DtypeError`` for leaves of several dtypes that have none as asked for, ``ArgumentRangeError`` for another
+    handler.
+
+    >>> from gradtx import tree
+    >>> str(tree.dtype([jnp.ones(2, jnp.bfloat16), jnp.ones(2)], "lowest"))
+    'bfloat16'
+    """
+    if mixed_dtype_handler not in (None, "promote", "highest", "lowest"):
+        raise ArgumentRangeError(
+            f"dtype(tree, {show(mixed_dtype_handler)})",
+            expected="mixed_dtype_handler must be None, 'promote', 'highest' or 'lowest'",
+            got=show(mixed_dtype_handler), cause="it says which of several dtypes is wanted", fix="write 'promote'",
+        )  # fmt: skip
+    found = {jnp.dtype(jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)}
+    if not found:
+        return jnp.dtype(jnp.result_type(float))
+    if mixed_dtype_handler == "promote":
+        return functools.reduce(jnp.promote_types, found)
+    above = {one: {other for other in found if jnp.promote_types(one, other) == other} for one in found}
+    highest = [one for one in found if all(one in others for others in above.values())]
+    lowest = [one for one in found if above[one] == found]
+    chosen = {"highest": highest, "lowest": lowest}.get(str(mixed_dtype_handler), list(found))
+    if len(chosen) != 1:
+        raise DtypeError(
+            f"dtype(tree, {show(mixed_dtype_handler)})",
+            expected="leaves of one dtype" if mixed_dtype_handler is None else f"a {mixed_dtype_handler} dtype",
+            got=", ".join(sorted(map(str, found))), cause="no leaf has the dtype that is asked for",
+            fix="write dtype(tree, 'promote')",
+        )  # fmt: skip
+    return chosen[0]
 
 
 def vdot(tree_x: Any, tree_y: Any) -> jax.Array:

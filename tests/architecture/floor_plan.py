@@ -6,7 +6,7 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "gradtx"
 
-GROUND = {"errors", "tree", "tables", "rounding", "linalg", "projections"}
+GROUND = {"errors", "tree", "tables", "rounding", "linalg", "projections", "assignment"}
 PARTS = {*GROUND, "core", "schedules", "combinators", "storage", "transforms"}
 RECIPES = {*PARTS, "preconditioners", "curvature", "optimizers"}
 EVERYTHING = {*RECIPES, "norm", "losses", "training"}
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "rounding": {"tree", "errors"},
     "linalg": {"errors"},
     "projections": {"tree", "errors"},
+    "assignment": {"errors"},
     "core": {"tree", "rounding", "errors"},
     "schedules": {"errors"},
     "combinators": {"core", "tree", "tables", "errors", "schedules"},

@@ -18,9 +18,13 @@ from tests.laws.trees import params as small_params
 pytestmark = pytest.mark.filterwarnings("error")
 
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-every_recipe = pytest.mark.parametrize(  # but those that want a key
+WANT_MORE = {
+    "noisy_sgd": "a key", "dpsgd": "a key", "adamc": "the largest rate", "lbfgs": "signals", "momo": "signals",
+    "momo_adam": "signals", "polyak_sgd": "signals", "sophia": "signals",
+}  # fmt: skip
+every_recipe = pytest.mark.parametrize(
     "recipe",
-    [getattr(gradtx.optimizers, name) for name in gradtx.optimizers.__all__ if name not in {"noisy_sgd", "dpsgd"}],
+    [getattr(gradtx.optimizers, name) for name in gradtx.optimizers.__all__ if name not in WANT_MORE],
     ids=lambda recipe: recipe.__name__,
 )
 

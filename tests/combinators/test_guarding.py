@@ -242,7 +242,9 @@ def test_guards_nest():
     assert int(state.inner.skipped) == 1
 
 
-@pytest.mark.parametrize("wrong", [None, 0.1, gradtx.sgd, [gradtx.sgd(0.1)]], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [None, 0.1, gradtx.sgd, [gradtx.sgd(0.1)]], ids=["None", "number", "function", "list"]
+)
 @pytest.mark.parametrize(
     "make",
     [gradtx.skip_nonfinite, functools.partial(gradtx.skip_large, max_norm=1.0), gradtx.dynamic_loss_scale,

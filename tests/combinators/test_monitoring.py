@@ -91,5 +91,3 @@ def test_a_train_step_reports_what_is_measured():
     _, metrics = step(create_train_state(jnp.zeros(2), tx := gradtx.watch(tx), key=jax.random.key(0)), jnp.ones(2))
     np.testing.assert_allclose(metrics["my_norm"], 2 * np.sqrt(2), rtol=1e-6)
     np.testing.assert_allclose(metrics["my_norm"], metrics["gradient_norm"], rtol=1e-4)
-
-

@@ -115,21 +115,3 @@ class Unit:
                     if isinstance(value, float | int) and value is not inspect.Parameter.empty:
                         found[name] = value
         return found
-
-
-LEARNING_RATE = (
-    out_of_range(learning_rate=-1e-3),
-    out_of_range(learning_rate=float("nan")),
-    out_of_range(learning_rate=float("inf")),
-    of_wrong_kind(learning_rate="0.1"),
-    of_wrong_kind(learning_rate=None),
-    of_wrong_kind(learning_rate={"w": 1.0}),
-    of_wrong_kind(learning_rate=[1e-3]),
-    of_wrong_kind(learning_rate=True),
-    of_wrong_kind(learning_rate=jnp.ones(3)),
-    of_wrong_kind(learning_rate=dict),
-    Bad({"lr": 0.1}, errors.ArgumentTypeError, "did you mean 'learning_rate'"),
-)
-BETAS = (out_of_range(b1=1.0), out_of_range(b2=-0.1), of_wrong_kind(b1="0.9"), of_wrong_kind(b2=None))
-EPS = (out_of_range(eps=-1e-8), out_of_range(eps=1e-50), of_wrong_kind(eps=None))
-DECAY = (out_of_range(decay=1.0), out_of_range(decay=-0.5), of_wrong_kind(decay="0.9"))

@@ -158,7 +158,9 @@ def test_flax_agrees(kind, train):
     theirs = _linen if kind == "linen" else _nnx
     y, pull, new = jax.vjp(lambda p, x: layer.apply(p, state, x, train), params, x, has_aux=True)
     their_y, their_pull, their_new = jax.vjp(lambda p, x: theirs(p, state, x, train), params, x, has_aux=True)
-    for a, b in zip(*map(jax.tree.leaves, ((y, pull(g), new[:2]), (their_y, their_pull(g), their_new[:2]))), strict=True):
+    for a, b in zip(
+        *map(jax.tree.leaves, ((y, pull(g), new[:2]), (their_y, their_pull(g), their_new[:2]))), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
 

@@ -8,7 +8,7 @@ from tests.papers.oracles import Array, State, Step, squared_magnitude
 
 
 def sum_of_clipped(grads: list[Array], l2_norm_clip: float) -> tuple[list[Array], int]:
-    """Abadi et al. 2016, arXiv:1607.00133, algorithm 1: ``sum_i g_i / max(1, ||g_i|| / C)``, and how many are longer."""
+    """Abadi et al. 2016, arXiv:1607.00133, algorithm 1: ``sum_i g_i / max(1, ||g_i|| / C)``, and how many are so."""
     total, count = [np.zeros(leaf.shape[1:]) for leaf in grads], 0
     for example in range(len(grads[0])):
         norm = math.sqrt(math.fsum(math.fsum(np.ravel(squared_magnitude(leaf[example]))) for leaf in grads))

@@ -133,9 +133,7 @@ def test_clipping_in_parts_and_adding_noise_is_the_same_step():
     parts = gradtx.add_noise(eta=(1.0 * 0.5 / 5) ** 2, gamma=0.0, key=7)
     total = jax.tree.map(jnp.zeros_like, params)
     for start, stop in ((0, 2), (2, 5)):
-        part, _ = gradtx.per_example_global_norm_clip(
-            jax.tree.map(lambda g, a=start, b=stop: g[a:b], grads), 1.0
-        )
+        part, _ = gradtx.per_example_global_norm_clip(jax.tree.map(lambda g, a=start, b=stop: g[a:b], grads), 1.0)
         total = jax.tree.map(jnp.add, total, part)
     ours, _ = whole.update(grads, whole.init(params), params)
     theirs, _ = parts.update(jax.tree.map(lambda s: s / 5, total), parts.init(params), params)

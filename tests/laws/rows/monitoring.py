@@ -1,4 +1,4 @@
-"""Measures of one's own: functions, and ones with a memory, of ours and foreign."""
+"""Measures of one's own: functions, and ones with a memory, of ours and foreign; complex leaves as pairs of real."""
 
 import math
 
@@ -22,6 +22,6 @@ ROWS = (
               Bad({"measures": {0: gradtx.global_norm}}, errors.ArgumentTypeError, "names"),
               Bad({"measures": {"loss": gradtx.global_norm}}, errors.SelectionError, "'loss_here'"))),
     Unit("snapshot", gradtx.snapshot, {"measure_name": "norm", "measure": gradtx.global_norm},
-         bad=(Bad({"measure": 1.0}, errors.ArgumentTypeError, "float 1.0"),
-              Bad({"measure_name": "examples"}, errors.SelectionError, "'examples_here'"))),
+         bad=(Bad({"measure_name": "examples"}, errors.SelectionError, "'examples_here'"),)),
+    Unit("split_real_and_imaginary", gradtx.split_real_and_imaginary, {"inner": gradtx.rprop(0.1)}),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import gradtx
 from gradtx import errors
-from tests.laws.unit import LEARNING_RATE, Bad, Unit, of_wrong_kind, out_of_range
+from tests.laws.unit import Bad, Unit
 from tests.papers import privacy_oracles
 
 NO_KEY = (Bad({"key": None}, errors.ArgumentTypeError, "key"), Bad({"key": 0.5}, errors.ArgumentTypeError, "key"))
@@ -11,9 +11,8 @@ ROWS = (
     Unit("differentially_private_aggregate", gradtx.differentially_private_aggregate,
          {"l2_norm_clip": 1.0, "noise_multiplier": 0.0, "key": 0}, examples=3,
          oracle=privacy_oracles.differentially_private_aggregate,
-         bad=(*NO_KEY, out_of_range(l2_norm_clip=0.0), of_wrong_kind(l2_norm_clip=None),
-              out_of_range(noise_multiplier=-1.0))),
+         bad=NO_KEY),
     Unit("dpsgd", gradtx.dpsgd,
          {"learning_rate": 0.1, "l2_norm_clip": 1.0, "noise_multiplier": 0.5, "seed": 0, "momentum": 0.9}, examples=3,
-         bad=(*LEARNING_RATE, Bad({"seed": None}, errors.ArgumentTypeError, "key"), out_of_range(momentum=1.0))),
+         bad=(Bad({"seed": None}, errors.ArgumentTypeError, "key"),)),
 )  # fmt: skip

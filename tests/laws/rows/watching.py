@@ -2,11 +2,10 @@
 
 import gradtx
 from tests.laws.rows.combined import foreign
-from tests.laws.unit import Bad, Unit
+from tests.laws.unit import Unit
 
 ROWS = (
-    Unit("watch", gradtx.watch, positional=(gradtx.adamw(1e-3, weight_decay=0.1),),
-         bad=(Bad({"per_leaf": 1}, gradtx.errors.ArgumentTypeError, "per_leaf"),)),
+    Unit("watch", gradtx.watch, positional=(gradtx.adamw(1e-3, weight_decay=0.1),)),
     Unit("watch, each leaf", gradtx.watch, {"per_leaf": True}, (gradtx.sgd(0.1, momentum=0.9),)),
     Unit("watch, a whole tree with a foreign part", gradtx.watch, {"per_leaf": True},
          (gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.ema(0.9), foreign()),)),
