@@ -9,7 +9,7 @@ OUT ?= runs
 
 BIN := $(VENV)/bin
 EXAMPLES := $(basename $(notdir $(shell grep -l __main__ examples/*.py)))
-BENCHMARKS := import_cost step_cost accuracy normalization curvature
+BENCHMARKS := import_cost step_cost optimizer_bytes accuracy normalization curvature
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

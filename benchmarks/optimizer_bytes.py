@@ -1,6 +1,6 @@
 """Bytes that one compiled step of every optimizer moves, beside Optax's optimizer of the same name and arguments.
 
-    python -m benchmarks.optimizer_bytes [--json FILE] [--leaves 4 --rows 500 --columns 200] [--only adam,lion]
+    python -m benchmarks.optimizer_bytes [--json FILE] [--rows 500 --columns 200] [--only adam,lion]
 
 A step is ``step(params, state, grads) -> (params, state)``, update and ``apply_updates``, with parameters and state
 donated. The compiler counts the bytes that are read and written; they are shown over the bytes of the parameters, with
@@ -22,6 +22,7 @@ from benchmarks.step_cost import Peer, bytes_moved, fusions, lowered, transformi
 
 RATE = {"learning_rate": 1e-3}
 DECAYED = {**RATE, "weight_decay": 0.1}
+DEFAULTS: Mapping[str, Any] = {}
 VALUE = {"value": 1.0}
 
 
@@ -49,12 +50,11 @@ SAME_NAMES: dict[str, Mapping[str, Any]] = {
     "adafactor, momentum": {**RATE, "momentum": 0.9, "weight_decay_rate": 0.1},
     "schedule_free_sgd": RATE,
     "schedule_free_adamw": DECAYED,
-    "polyak_sgd": {},
-    **dict.fromkeys(("dog", "dowg", "cocob", "prodigy", "dadapt_adamw", "momo", "momo_adam"), {}),
+    **dict.fromkeys(("polyak_sgd", "dog", "dowg", "cocob", "prodigy", "dadapt_adamw", "momo", "momo_adam"), DEFAULTS),
     "muon": DECAYED,
     "galore": {**RATE, "rank": 4},
     "sophia": RATE,
-    "lbfgs": {},
+    "lbfgs": DEFAULTS,
 }
 SIGNALS: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("polyak_sgd", "momo", "momo_adam"), VALUE),
@@ -69,6 +69,11 @@ def _room(lib: Any, name: str) -> Any:
     return getattr(optax.contrib, name, None) or getattr(optax, name)
 
 
+def named(value: Callable[[int], Any]) -> dict[str, Any]:
+    """A tree beside the parameters, with a value for each of the four leaves."""
+    return {f"leaf_{index}": value(index) for index in range(4)}
+
+
 def of_both(make: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
     """A transformation made of ours and of Optax's functions, around AdamW."""
     return make(gradtx, ADAMW[0]), make(optax, ADAMW[1])
@@ -77,9 +82,8 @@ def of_both(make: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
 AROUND_ADAMW: dict[str, tuple[Any, Any]] = {
     "clip_by_global_norm": of_both(lambda lib, tx: lib.chain(lib.clip_by_global_norm(1.0), tx)),
     "adaptive_grad_clip": of_both(lambda lib, tx: lib.chain(lib.adaptive_grad_clip(0.1), tx)),
-    "masked": of_both(lambda lib, tx: lib.masked(tx, {"leaf_0": True, "leaf_1": False, "leaf_2": True, "leaf_3": False})),
-    "partition": of_both(lambda lib, tx: lib.partition(
-        {"a": tx, "b": lib.sgd(0.1)}, {"leaf_0": "a", "leaf_1": "b", "leaf_2": "a", "leaf_3": "b"})),
+    "masked": of_both(lambda lib, tx: lib.masked(tx, named(lambda index: index % 2 == 0))),
+    "partition": of_both(lambda lib, tx: lib.partition({"a": tx, "b": lib.sgd(0.1)}, named(lambda i: "ab"[i % 2]))),
     "flatten": of_both(lambda lib, tx: lib.flatten(tx)),
     "accumulate": (gradtx.accumulate(ADAMW[0], 4), optax.MultiSteps(ADAMW[1], 4)),
     "skip_nonfinite": (gradtx.skip_nonfinite(ADAMW[0]), optax.apply_if_finite(ADAMW[1], 5)),
@@ -109,6 +113,19 @@ def lookahead_of_optax() -> Peer:
     return Peer(init, step)
 
 
+def sam_of_optax() -> Peer:
+    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    tx = optax.contrib.sam(ADAMW[1], ascent, opaque_mode=True)
+
+    def step(params, state, grads):
+        del grads
+        gradient = jax.grad(loss)
+        updates, state = tx.update(gradient(params), state, params, grad_fn=lambda moved, _: gradient(moved))
+        return optax.apply_updates(params, updates), state
+
+    return Peer(tx.init, step)
+
+
 def peers() -> Iterator[tuple[str, Peer, Peer]]:
     """Names, our step, Optax's step."""
     for what, arguments in SAME_NAMES.items():
@@ -117,12 +134,14 @@ def peers() -> Iterator[tuple[str, Peer, Peer]]:
         theirs = _room(optax, name)(**arguments)
         signals = SIGNALS.get(name, {})
         if name in ("lbfgs", "sophia"):
-            yield what, searching(ours, gradtx.apply_updates, ours=True), searching(theirs, optax.apply_updates, ours=False)
+            called = "obj_fn" if name == "sophia" else "value_fn"
+            yield what, searching(ours, gradtx.apply_updates), searching(theirs, optax.apply_updates, called)
             continue
         yield what, transforming(_given(ours, signals), gradtx.apply_updates), _optax_peer(theirs, signals)
     for what, (ours, theirs) in AROUND_ADAMW.items():
         signals = SIGNALS.get(what, {})
         yield f"{what}, adamw", transforming(_given(ours, signals), gradtx.apply_updates), _optax_peer(theirs, signals)
+    yield "sam, adamw", searching(gradtx.sam(ADAMW[0], 0.05), gradtx.apply_updates), sam_of_optax()
     slow = gradtx.lookahead(ADAMW[0], 6, 0.5)
     yield "lookahead, adamw", transforming(slow, gradtx.apply_updates), lookahead_of_optax()
 
@@ -135,25 +154,20 @@ def _optax_peer(tx: Any, signals: Mapping[str, Any]) -> Peer:
     return transforming(_given(tx, signals), optax.apply_updates)
 
 
-def searching(tx: Any, apply_updates: Callable[[Any, Any], Any], *, ours: bool) -> Peer:
-    """With the loss and its gradient, which line searches and estimates of the Hessian ask for again."""
+def searching(tx: Any, apply_updates: Callable[[Any, Any], Any], called: str = "value_fn") -> Peer:
+    """With the loss, ``called`` so, and its gradient, which searches and estimates of the Hessian ask for again."""
 
     def step(params, state, grads):
         del grads
         value, grads = jax.value_and_grad(loss)(params)
-        given = {"value": value, "grad": grads, "value_fn": loss} if ours else _wanted(tx, value, grads)
-        updates, state = tx.update(grads, state, params, **given)
+        updates, state = tx.update(grads, state, params, value=value, grad=grads, **{called: loss})
         return apply_updates(params, updates), state
 
     return Peer(tx.init, step)
 
 
-def _wanted(tx: Any, value: Any, grads: Any) -> dict[str, Any]:
-    return {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss}
-
-
-def matrices(count: int, rows: int, columns: int) -> dict[str, jax.Array]:
-    return {f"leaf_{index}": jnp.full((rows, columns), 0.01 * (index + 1), jnp.float32) for index in range(count)}
+def matrices(rows: int, columns: int) -> dict[str, jax.Array]:
+    return named(lambda index: jnp.full((rows, columns), 0.01 * (index + 1), jnp.float32))
 
 
 def state_bytes(peer: Peer, params: Any) -> float:
@@ -181,19 +195,18 @@ def measure(params: Any, only: tuple[str, ...] = ()) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--leaves", type=int, default=4)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--columns", type=int, default=200)
     parser.add_argument("--only", default="", help="names, with commas")
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    rows = measure(matrices(given.leaves, given.rows, given.columns), tuple(filter(None, given.only.split(","))))
+    rows = measure(matrices(given.rows, given.columns), tuple(filter(None, given.only.split(","))))
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     print("bytes that a compiled step moves, and bytes of the state, over bytes of the parameters\n")
     print(table(rows, ["optimizer", "gradtx", "Optax", "ratio", "gradtx state", "Optax state"]))
     if given.json:
-        sizes = {name: getattr(given, name) for name in ("leaves", "rows", "columns")}
+        sizes = {name: getattr(given, name) for name in ("rows", "columns")}
         write_json(given.json, rows, benchmark="optimizer_bytes", arguments=sizes)
 
 

@@ -13,7 +13,8 @@ def hungarian_algorithm(cost_matrix: jax.typing.ArrayLike) -> tuple[jax.Array, j
 
     By shortest augmenting paths: one row after the other is given the column that it can have at the least rise of the
     cost, where rows before it may change theirs. ``O(n^2 m)`` for ``n <= m``, one row of the matrix in a step of a
-    loop; it can be jitted and mapped over, and has no derivative (that of ``cost_matrix[i, j].sum()`` is 1 for each pair).
+    loop. It can be jitted and mapped over, and has no derivative (that of ``cost_matrix[i, j].sum()`` is 1 for each
+    pair).
 
     Args:
         cost_matrix: C, real, ``[n, m]``. A cost of inf or NaN forbids a pair; if no assignment does without, one with

@@ -475,7 +475,12 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
             _check_entries(call, key, value, entries, example)
     is_function = all(typing.get_origin(alternative) is Callable for alternative in {*alternatives} - {type(None)})
     if is_function and (not callable(value) or isinstance(value, type)):
-        cause = "a class was given where its instance was meant" if isinstance(value, type) else "a value is no rule"
+        if isinstance(value, type):
+            cause = "a class was given where its instance was meant"
+        elif hasattr(value, "update"):
+            cause = "the transformation was made already, or the arguments are in another order"
+        else:
+            cause = "a value is no rule"
         raise ArgumentTypeError(call, expected=f"{key} must be a function", got=f"{type(value).__name__} {show(value)}",
                                 cause=cause, fix=f"write {key}=f with a function f, as in {example}")  # fmt: skip
 

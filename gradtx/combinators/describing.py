@@ -174,8 +174,9 @@ def _fields(record: Record, state: Any, paths: list[str]) -> Iterator[DescribedF
     if isinstance(state, dict) and not record.foreign:
         return
     if is_state(state) and not record.foreign:
+        rows_of_parts = record.parts or isinstance(state, TunableState)
         for name, role in roles(type(state)).items():
-            arrays = tuple(jax.tree.leaves(getattr(state, name))) if role.kind != "nested" else ()
+            arrays = () if role.kind == "nested" and rows_of_parts else tuple(jax.tree.leaves(getattr(state, name)))
             if arrays:
                 yield DescribedField(name, arrays)
         if isinstance(state, TunableState) and not isinstance(state.inner, dict):

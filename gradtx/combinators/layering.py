@@ -65,11 +65,11 @@ def per_layer(constructor: Callable[[Any], GradientTransformation], value: PerLa
     ([-0.25], [-1.0])
     """
     call = f"per_layer({errors.show(constructor)}, {errors.show(value)})"
-    if not callable(constructor) or not errors.is_per_layer(value):
+    if not errors.is_per_layer(value):
         raise errors.ArgumentTypeError(
             call, expected="a constructor, and {glob: value} or a function (path, leaf) -> value",
             got=f"{type(value).__name__} {errors.show(value)}",
-            cause="a part was made already" if not callable(constructor) else "one number for all needs no layers",
+            cause="one number for all needs no layers",
             fix='write per_layer(scale, {"head/*": 1.0, "*": 0.1})',
         )  # fmt: skip
     like = rebuilt(lambda numbers: constructor(numbers["value"]), {"value": 0.0}, {})

@@ -64,7 +64,7 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Functio
     """
     _check(measures)
     functions = {name: measure for name, measure in measures.items() if not isinstance(measure, tuple)}
-    with_memory = {name: measure for name, measure in measures.items() if isinstance(measure, tuple)}
+    with_memory: dict[str, Any] = {name: measure for name, measure in measures.items() if isinstance(measure, tuple)}
     parts = dict(zip(with_memory, parts_by_name(with_memory.values()).items(), strict=True))
 
     def measured(updates: Any, inner: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx.core import GradientTransformation, Nested, Pair, join, record_of, transformation
-from gradtx.tree import widen
+from gradtx.tree import is_inexact, widen
 
 
 class RealAndImaginary(NamedTuple):
@@ -54,7 +54,7 @@ def split_real_and_imaginary(inner: GradientTransformation) -> GradientTransform
 
 def _split(tree: Any) -> Any:
     def parts(leaf: Any) -> Any:
-        return RealAndImaginary(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf
+        return RealAndImaginary(leaf.real, leaf.imag) if is_inexact(leaf) and jnp.iscomplexobj(leaf) else leaf
 
     return jax.tree.map(parts, jax.tree.map(widen, tree))
 

@@ -28,12 +28,6 @@ def tunable(constructor: Callable[..., GradientTransformation], **hyperparameter
     >>> gradtx.hyperparameters(state)["learning_rate"].item()
     0.25
     """
-    if not callable(constructor):
-        raise errors.ArgumentTypeError(
-            "tunable", expected="the constructor of a transformation, and its arguments by name",
-            got=errors.show(constructor), cause="the transformation was made already",
-            fix="write tunable(adamw, learning_rate=1e-3)",
-        )  # fmt: skip
     constructor(**hyperparameters)  # checks every argument with the values as given
     schedules = {name: value for name, value in hyperparameters.items() if errors.is_schedule(constructor, name, value)}
     numbers = {

@@ -93,8 +93,8 @@ def metrics(state: Any) -> dict[str, jax.Array]:
     Looks into any container of states (a chain's, a ``TrainState``, Optax's). The values are float32 scalars; of what a
     monitor measures, only real scalars are read, by the names that it gives them. The names of a watch are
     ``gradient_norm``, ``update_norm``, ``parameter_norm``, ``update_ratio``, ``update_angle``, and with ``per_leaf``
-    also those with the path of a leaf, ``gradient_norm/block/0/kernel``. If there are several watches, the path of each in the state stands
-    before its names, ``encoder/gradient_norm`` in the branch ``encoder`` of a partition.
+    also those with the path of a leaf, ``gradient_norm/block/0/kernel``. If there are several watches, the path of each
+    in the state stands before its names, ``encoder/gradient_norm`` in the branch ``encoder`` of a partition.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.watch(gradtx.clip_by_global_norm(1.0)), gradtx.watch(gradtx.adam(1e-3)))

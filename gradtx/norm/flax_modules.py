@@ -79,7 +79,7 @@ def _linen_class(name: str) -> Any:
         def __call__(self, x, train=None, *, where=None):
             params, state = self.layer.init(x.shape)
             params = {key: self.param(key, lambda _, value=value: value) for key, value in params.items()}
-            fields = getattr(state, "_fields", ())
+            fields: tuple[str, ...] = getattr(state, "_fields", ())
             known = {}
             for field, value in zip(fields, state, strict=True):
                 key = FLAX_NAMES.get(field, field)
@@ -116,7 +116,7 @@ def _nnx_class(name: str) -> Any:
             self.learned = tuple(params)
 
         @property
-        def fields(self):
+        def fields(self) -> tuple[str, ...]:
             return getattr(self.state_type, "_fields", ())
 
         def __call__(self, x, train=None, *, where=None):

@@ -188,8 +188,7 @@ def _triples(call: str, ns_coeffs: Any, steps: int) -> tuple[Coefficients, ...]:
     given: Any = PRESETS.get(ns_coeffs, ()) if isinstance(ns_coeffs, str) else ns_coeffs
     triples: Any = (given,) if isinstance(given, tuple) and given and not isinstance(given[0], tuple) else given
     right = isinstance(triples, tuple) and all(
-        isinstance(triple, tuple) and len(triple) == 3 and all(_is_finite(c) for c in triple)
-        for triple in triples
+        isinstance(triple, tuple) and len(triple) == 3 and all(_is_finite(c) for c in triple) for triple in triples
     )
     if not right or not triples or (len(triples) > 1 and len(triples) < steps):
         raise errors.ArgumentRangeError(

@@ -50,11 +50,11 @@ def batches(
     leaves, structure = jax.tree.flatten(data)
     length = _length(data, call)
     per_epoch = _full_or_short(length, batch_size, drop_last, call)
-    if transform is not None and (key is None or not callable(transform)):
+    if transform is not None and key is None:
         raise ArgumentTypeError(
             call,
-            expected="transform must be a function (key, batch) -> batch, with a key to draw from",
-            got=f"transform={show(transform)}, key={show(key)}",
+            expected="a key that transform, a function (key, batch) -> batch, draws from",
+            got="none",
             cause="a transformation draws random numbers",
             fix="write batches(data, batch_size, key=jax.random.key(0), transform=shift)",
         )

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx.errors import (
-    ArgumentTypeError,
     BatchError,
     DtypeError,
     LossFormError,
@@ -43,15 +42,7 @@ def from_plain(loss: Callable[[Any, Any], jax.Array]) -> Loss:
 
 
 def check_loss(loss: Any, call: str) -> None:
-    """Raises unless ``loss`` is a function that can be called with the four arguments of a training loss."""
-    if not callable(loss) or isinstance(loss, type):
-        raise ArgumentTypeError(
-            call,
-            expected=f"loss must be a function, {FORM}",
-            got=f"{type(loss).__name__} {show(loss)}",
-            cause="the arguments are in another order, or the loss was called where it was meant",
-            fix="write make_train_step(loss, tx)",
-        )
+    """Raises unless the function ``loss`` can be called with the four arguments of a training loss."""
     try:
         signature = inspect.signature(loss)
     except ValueError:  # a function of C has none

@@ -22,8 +22,8 @@ def covered_sum_of_squares(decay: errors.Decay | None = None) -> GradientTransfo
     """``u = v = min_k c_k + g^2``, then ``c_k <- max(v)`` over all axes but ``k``: a bound on the sum of squares.
 
     One ``c_k`` for each axis: for an ``n x m`` matrix ``n + m`` numbers that are never below the sums that they stand
-    for. Leaves with fewer than two axes keep the sum itself. With a ``decay`` old squares fade, ``v = decay * min_k c_k +
-    (1 - decay) * g^2``. Sums saturate. State: for ``n x m`` weights ``n + m`` float32 numbers.
+    for. Leaves with fewer than two axes keep the sum itself. With a ``decay`` old squares fade, ``v = decay *
+    min_k c_k + (1 - decay) * g^2``. Sums saturate. State: for ``n x m`` weights ``n + m`` float32 numbers.
 
     Source: Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II).
 
@@ -61,9 +61,10 @@ def scale_by_sm3(
 ) -> GradientTransformation:
     """``u = m <- b1 * m + (1 - b1) * g / sqrt(v + eps)`` with the :func:`covered_sum_of_squares` ``v`` of decay ``b2``.
 
-    With ``b2 = 1`` the sum itself: AdaGrad, with momentum, in the memory of momentum alone. State: one float32 number per parameter, and for ``n x m``
-    weights ``n + m`` more.
+    With ``b2 = 1`` the sum itself: AdaGrad, with momentum, in the memory of momentum alone. State: one float32 number
+    per parameter, and for ``n x m`` weights ``n + m`` more.
 
     Source: Anil et al. 2019, arXiv:1901.11150, algorithm 2 (SM3-II).
     """
-    return chain(ratio(identity(), chain(covered_sum_of_squares(None if b2 == 1.0 else b2), square_root(eps=eps)), eps=0.0), ema(b1))
+    root = chain(covered_sum_of_squares(None if b2 == 1.0 else b2), square_root(eps=eps))
+    return chain(ratio(identity(), root, eps=0.0), ema(b1))

@@ -237,6 +237,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 AROUND: dict[str, tuple[Any, ...]] = {
     "conditionally_mask": (odd,),
     "conditionally_transform": (odd,),
+    "contrib.split_real_and_imaginary": (),
     "flatten": (),
     "masked": ({"b": True, "w": False},),
 }

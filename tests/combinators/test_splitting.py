@@ -21,13 +21,14 @@ def test_parts_that_are_only_for_real_numbers_take_both_parts():
 
 @pytest.mark.parametrize("inner", ["adam", "sgd"])
 def test_optax_agrees(inner):
+    """To 5e-5: its bias correction rounds 1 - 0.999^3 to 2e-5 of itself; ours gives 0.1 for equal gradients."""
     ours = gradtx.split_real_and_imaginary(getattr(gradtx, inner)(0.1))
     theirs = optax.contrib.split_real_and_imaginary(getattr(optax, inner)(0.1))
     our_state, their_state = ours.init(PARAMS), theirs.init(PARAMS)
     for _ in range(3):
         found, our_state = ours.update(GRADS, our_state, PARAMS)
         expected, their_state = theirs.update(GRADS, their_state, PARAMS)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-5), found, expected)
 
 
 def test_paths_name_the_parts():

@@ -165,10 +165,8 @@ def arguments(unit: Unit) -> Iterator[Case]:
         try:
             tx = unit.constructor(*args, **kwargs)
         except errors.GradtxError as error:
-            names_both = str(error).startswith(f"{unit.constructor.__name__}(") and (
-                name in str(error) or name == "transforms"
-            )
-            if not names_both and name not in NAMED:
+            named = name in str(error) or name in {*NAMED, "transforms"} or "each part must be" in str(error)
+            if not str(error).startswith(f"{unit.constructor.__name__}(") or not named:
                 raise ValueError(f"a message without call or argument: {error}") from error
             raise
         if name in NAMED:  # what is said of leaves is checked when they are known

@@ -411,7 +411,7 @@ def test_renorm_is_the_papers_clipped_and_not(offset):
         found, found_dx, dparams, state = results(layer, params, state, x, g)
         assert_close((found, found_dx), (y, dx), 3e-6)
         assert_close((dparams["scale"], dparams["bias"]), ((dscale + g * d).sum(0), dbias.sum(0)), 3e-6)
-        np.testing.assert_allclose(state.mean, new_mean[0], rtol=1e-6)
+        assert np.all(np.abs(state.mean - new_mean[0]) <= 3e-7 * (np.abs(new_mean[0]) + 0.1 * x.std(0)))
         np.testing.assert_allclose(state.deviation, new_deviation[0], rtol=1e-6)
     assert kinds == {True, False}
 

@@ -23,5 +23,5 @@ ROWS = (
               Bad({"measures": {"loss": gradtx.global_norm}}, errors.SelectionError, "'loss_here'"))),
     Unit("snapshot", gradtx.snapshot, {"measure_name": "norm", "measure": gradtx.global_norm},
          bad=(Bad({"measure_name": "examples"}, errors.SelectionError, "'examples_here'"),)),
-    Unit("split_real_and_imaginary", gradtx.split_real_and_imaginary, {"inner": gradtx.rprop(0.1)}),
+    Unit("split_real_and_imaginary", gradtx.split_real_and_imaginary, {"inner": gradtx.rprop(0.1)}, sign=True),
 )  # fmt: skip
