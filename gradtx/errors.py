@@ -494,8 +494,9 @@ def _check_entries(call: Call, key: str, value: Any, entries: tuple[Any, ...], e
             call, expected=f"{key} must be a tuple of {fixed or 'some'} numbers",
             got=f"{type(value).__name__} {show(value)}", cause=cause, fix=f"write {example}",
         )  # fmt: skip
-    for index, entry in enumerate(value):
-        _check(call, f"{key}[{index}]", entry, entries[index] if fixed else entries[0], example)
+    kinds = entries if fixed else entries[:1] * len(value)
+    for index, (entry, kind) in enumerate(zip(value, kinds, strict=True)):
+        _check(call, f"{key}[{index}]", entry, kind, example)
 
 
 def _check_number(call: Call, key: str, value: Any, interval: Interval, example: str) -> None:

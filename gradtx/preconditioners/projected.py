@@ -21,6 +21,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.transforms import scale_by_adam
+from gradtx.tree import cut
 
 
 class ScaleByGaloreState(NamedTuple):
@@ -91,6 +92,7 @@ def scale_by_galore(
             wide = update.shape[0] <= update.shape[1]
             gathered = _gathered(update)
             g = gathered if wide else gathered.T
+            g = cut(g, float(jnp.finfo(g.dtype).max) / g.shape[0])  # sums along a unit vector are finite
             due = (state.step - 1) % update_proj_gap == 0
             old = _gathered(state.projector)
             projector = jax.lax.cond(due, lambda: _leading(g, rank).astype(old.dtype), lambda: old)
