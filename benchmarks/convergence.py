@@ -606,10 +606,10 @@ def draw(path: str, names: Sequence[str], problems: Sequence[str], found: Mappin
 
     bar = panel(
         axes[0], over[order], np.vectorize(lambda value: f"{value:.0f}")(steps[order]), "viridis_r",
-        colors.LogNorm(1, 30), "steps to the target, at each method's best learning rate",
+        colors.LogNorm(1, 60), "steps to the target, at each method's best learning rate",
         "steps over the fewest that a method needs on the problem", lambda tone: tone > 0.45,
     )  # fmt: skip
-    bar.set_ticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
+    bar.set_ticks([1, 2, 5, 10, 20, 50], labels=["1", "2", "5", "10", "20", "50"])
     bar.minorticks_off()
     widths = np.array([[found[names[i], problem].decades for problem in problems] for i in order])
     panel(
