@@ -48,7 +48,7 @@ def steps(unit: Unit, update, count: int = 3):
 
 @every_unit
 def test_eager_and_jit_agree(unit):
-    assert_close(steps(unit, fed(unit)), steps(unit, jitted(unit)))
+    assert_close(steps(unit, fed(unit)), steps(unit, jitted(unit)), unit.magnifies)
 
 
 @every_unit
@@ -62,8 +62,8 @@ def test_scan_agrees_with_single_steps(unit):
 
     state, updates = jax.jit(lambda state: jax.lax.scan(body, state, stacked))(made(unit).init(params()))
     expected, expected_state = steps(unit, jitted(unit))
-    assert_close(updates, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected))
-    assert_close(state, expected_state)
+    assert_close(updates, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected), unit.magnifies)
+    assert_close(state, expected_state, unit.magnifies)
 
 
 @every_unit
@@ -75,7 +75,7 @@ def test_vmap_over_replicas_agrees_with_each_alone(unit):
     updates, states = jax.jit(jax.vmap(fed(unit), in_axes=(0, 0, None)))(stacked, replicas, params())
     for index, grad in enumerate(grads):
         expected = jitted(unit)(grad, state, params())
-        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], (updates, states)), expected)
+        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], (updates, states)), expected, unit.magnifies)
 
 
 @every_unit
@@ -87,10 +87,10 @@ def test_shard_map_and_pmap_agree_with_one_device(unit):
     expected = jitted(unit)(grads, state, params())
     everywhere = PartitionSpec()
     replicated = jax.shard_map(fed(unit), mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
-    assert_close(jax.jit(replicated)(grads, state, params()), expected)
+    assert_close(jax.jit(replicated)(grads, state, params()), expected, unit.magnifies)
     doubled = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (grads, state, params()))
     mapped = jax.pmap(fed(unit), devices=jax.devices()[:2])(*doubled)
-    assert_close(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[1]), mapped), expected)
+    assert_close(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[1]), mapped), expected, unit.magnifies)
 
 
 # Law 2

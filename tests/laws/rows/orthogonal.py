@@ -12,11 +12,11 @@ COEFFICIENTS = (
     out_of_range(beta=1.0),
 )
 
+NEWTON_SCHULZ = 32.0  # five steps magnify a small singular value, with its rounding, by up to 3.4445^5 = 485
+
 ROWS = (
-    Unit("scale_by_muon", gradtx.scale_by_muon,
-         bad=COEFFICIENTS),
+    Unit("scale_by_muon", gradtx.scale_by_muon, magnifies=NEWTON_SCHULZ, bad=COEFFICIENTS),
     Unit("scale_by_shape", gradtx.scale_by_shape, {"consistent_rms": 0.2}),
-    Unit("muon", gradtx.muon, {"learning_rate": 0.02, "weight_decay": 0.1},
-         bad=COEFFICIENTS),
+    Unit("muon", gradtx.muon, {"learning_rate": 0.02, "weight_decay": 0.1}, magnifies=NEWTON_SCHULZ, bad=COEFFICIENTS),
     Unit("galore", gradtx.galore, {"learning_rate": 0.01, "rank": 1, "update_proj_gap": 2}),
 )  # fmt: skip
