@@ -59,7 +59,7 @@ def accompanied(
 
         return Pair(init, update)
 
-    return compose({"inner": record_of(tx)}, body, own_advance=advance, own_params=reads_params)
+    return compose({"inner": record_of(tx)}, body, own_advance=advance, own_params=reads_params, kind="average")
 
 
 def _copied(param: Any) -> jax.Array:

@@ -106,7 +106,7 @@ def accumulate(
             inner=inner,
         )
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="accumulation")
 
 
 @jax.jit

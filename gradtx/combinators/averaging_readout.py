@@ -23,7 +23,7 @@ def averaged_params(state: Any, params: Any) -> Any:
     them holds comes back as it is in ``params``. The result is a copy: it survives the donation of the state.
 
     Raises ``StructureError`` where no part averages, where several average the same leaf, or where the state belongs to
-    other parameters.
+    other parameters, ``ShapeError`` where these have other shapes.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.clip(1.0), gradtx.exponential_average(gradtx.sgd(1.0), decay=0.5))
@@ -38,19 +38,25 @@ def averaged_params(state: Any, params: Any) -> Any:
     if not parts:
         raise errors.StructureError(
             "averaged_params(state, params)", expected="a state in which a part averages the parameters",
-            got=f"a {type(state).__name__}", cause="the optimizer was made without an average",
+            got=type(state).__name__, cause="the optimizer was made without an average",
             fix="write tx = exponential_average(adam(1e-3), decay=0.999)",
         )  # fmt: skip
-    found: dict[str, tuple[str, Callable[[Any], Any]]] = {}
+    found: dict[str, tuple[str, Callable[[Any], Any], Any]] = {}
     for where, part in parts:
         field, read = _READ[type(part)]
         kept = getattr(part, field)
         for path, leaf in zip(leaf_paths(kept), jax.tree.leaves(kept), strict=True):
             if path in found or path not in paths:
                 raise _not_of_these(path, [*([found[path][0]] if path in found else []), where], paths)
-            found[path] = where, lambda param, leaf=leaf, part=part, read=read: read(leaf, param, part)
+            found[path] = where, lambda param, leaf=leaf, part=part, read=read: read(leaf, param, part), leaf
     averaged = []
     for path, param in zip(paths, flat, strict=True):
+        if path in found and jnp.shape(found[path][2]) != jnp.shape(param):
+            raise errors.ShapeError(
+                "averaged_params(state, params)", expected=f"parameters of shape {jnp.shape(found[path][2])}",
+                got=f"the shape {jnp.shape(param)}", at=repr(path), cause="the state belongs to other parameters",
+                fix="write averaged_params(state, params) with the parameters that the state was made for",
+            )  # fmt: skip
         average = found[path][1](widen(param)) if path in found and is_inexact(widen(param)) else param
         averaged.append(jnp.array(_in_dtype(average, param), copy=True))
     return treedef.unflatten(averaged)

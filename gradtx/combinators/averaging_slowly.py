@@ -1,6 +1,6 @@
 """Slow weights that the fast ones are drawn back to."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from gradtx.core import (
     transformation,
 )
 
+SlowStep = Annotated[errors.Scalar, errors.Interval(0.0, 1.0)]
+
 
 class LookaheadState(NamedTuple):
     step: Counter
@@ -29,7 +31,7 @@ class LookaheadState(NamedTuple):
 def lookahead(
     fast_optimizer: GradientTransformation,
     sync_period: errors.Count,
-    slow_step_size: errors.NonNegative,
+    slow_step_size: SlowStep,
     reset_state: bool = False,
 ) -> GradientTransformation:
     """Every ``sync_period`` steps ``slow <- slow + slow_step_size * (p - slow)``, ``p <- slow``; else the fast step.

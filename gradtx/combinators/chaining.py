@@ -91,7 +91,7 @@ def _chained(parts: Mapping[str, Record]) -> GradientTransformation:
         return _groups_in_order(groups)
 
     takes_examples = any(part.per_example for part in list(parts.values())[:1])
-    return compose(parts, _in_order, tree_body=runs_leaf_by_leaf, per_example=takes_examples)
+    return compose(parts, _in_order, tree_body=runs_leaf_by_leaf, per_example=takes_examples, kind="chain")
 
 
 def _in_order(parts: Mapping[str, Pair]) -> Pair:

@@ -79,7 +79,7 @@ def skip_nonfinite(tx: GradientTransformation, *, max_consecutive: errors.Count 
         good, judge, updates, inner = checked_update(run, updates, state.judge, state.inner, params)
         return updates, SkipState(*counted(good, state), judge, inner)
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="guard")
 
 
 def no_bad_leaves(params: Any) -> NonFiniteState:
@@ -194,7 +194,7 @@ def skip_large(
             ),
         )
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="guard")
 
 
 def _no_skips(max_consecutive: int) -> tuple[jax.Array, jax.Array, jax.Array]:

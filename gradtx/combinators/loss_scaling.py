@@ -53,7 +53,8 @@ def dynamic_loss_scale(
     In float16 a gradient below 6e-8 is zero; gradients of a loss 2^15 times as large are not. ``s`` goes up until they
     overflow, and that step is left out, as :func:`skip_nonfinite` does it, with its counters: at ``min_scale`` it goes
     no lower, and :func:`gradtx.check_skipped` raises after ``max_consecutive`` steps that were left out in a row, and
-    no higher than 2^126.
+    no higher than 2^126. It goes around everything else, but for :func:`gradtx.accumulate`: what is around it or beside
+    it would see the gradients of ``s * loss``.
 
     ``training.make_train_step`` finds the scale in the state and applies it to the loss. In a loop of your own::
 
@@ -108,7 +109,7 @@ def dynamic_loss_scale(
         grown = jnp.where(is_due & (larger <= _LARGEST), larger, scale)
         return jnp.where(good, grown, smaller).astype(jnp.float32), jnp.where(is_due, 0, good_steps)
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="loss scale")
 
 
 def loss_scale(state: Any) -> jax.Array:

@@ -58,7 +58,8 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
     """The state with the named hyperparameters replaced, in every part of it that keeps them.
 
     Raises ``ArgumentTypeError`` for a name that no part keeps or that follows a schedule, ``ArgumentRangeError`` for a
-    value that is not finite.
+    value that is not finite. The range that the constructor asks for is not known to a state: a negative learning rate
+    ascends.
     """
     call = f"set_hyperparameters(state, {', '.join(f'{name}={errors.show(value)}' for name, value in values.items())})"
     parts = [part for _, part in states_of(TunableState, state)]
@@ -83,7 +84,7 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
         if not isinstance(value, Tracer) and not np.all(np.isfinite(value)):
             raise errors.ArgumentRangeError(
                 call, expected=f"{name} must be finite", got=errors.show(value),
-                cause="a schedule outside the library diverged", fix=f"write {name}=1e-3",
+                cause="what computed it diverged", fix=f"write {name}=1e-3",
             )  # fmt: skip
 
     def replace(part: Any) -> Any:

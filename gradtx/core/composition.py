@@ -8,6 +8,7 @@ import jax
 from gradtx import errors
 from gradtx.core.edge import public
 from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
+from gradtx.core.order import Kind, check_order, kinds_of
 from gradtx.core.record import GradientTransformation, Locality, Record
 
 
@@ -21,6 +22,7 @@ def compose(
     own_params: bool = False,
     reads: Locality = "elementwise",
     per_example: bool = False,
+    kind: Kind = "",
 ) -> GradientTransformation:
     """A transformation made of parts by ``body``, which is written once for one array and for whole trees.
 
@@ -29,19 +31,19 @@ def compose(
     ``own_signals`` are those that the body itself reads on each leaf, ``own_advance`` takes the body's own shared
     fields to the next step before its update; its state holds the parts' states under the names of ``parts``.
     ``own_params`` says that the body itself needs the parameters, ``reads`` how far it reads itself, ``per_example``
-    that the first part takes an axis of examples away.
+    that the first part takes an axis of examples away, ``kind`` what it is to the order of parts.
     """
     if widest(parts) == "tree":
         tree = tree_body() if tree_body else body({key: part.tree for key, part in parts.items()})
         tree = _advancing(tree, own_advance) if own_advance else tree
         tree = with_precision(tree) if own_params or own_advance else tree
-        return join(parts, tree, own_params=own_params, per_example=per_example)
+        return join(parts, tree, own_params=own_params, per_example=per_example, kind=kind)
     leaves = combine_leaves({key: part.leaves for key, part in parts.items() if part.leaves}, body)
     leaves = leaves._replace(signals={**leaves.signals, **dict.fromkeys(own_signals)})
     if own_advance:
         leaves = leaves._replace(advance=lambda state, parts=leaves.advance: parts(own_advance(state)))
     leaves = leaves._replace(takes_params=leaves.takes_params or own_params)
-    return join(parts, leaf_by_leaf(leaves), leaves, own_params=own_params, reads=reads)
+    return join(parts, leaf_by_leaf(leaves), leaves, own_params=own_params, reads=reads, kind=kind)
 
 
 def _advancing(pair: Pair, advance: Callable[[Any], Any]) -> Pair:
@@ -66,12 +68,14 @@ def join(
     own_params: bool = False,
     reads: Locality = "elementwise",
     per_example: bool = False,
+    kind: Kind = "",
 ) -> GradientTransformation:
     """The transformation with these functions, whose record says what its parts' records say.
 
     Without functions of one leaf it reads the whole tree, whatever its parts read. ``own_signals`` are those that it
     needs itself, the others are as in :func:`compose`.
     """
+    check_order(kind, parts)
     for name in list(parts)[1:] if per_example else parts:
         if parts[name].per_example:
             raise errors.ArgumentTypeError(
@@ -100,6 +104,7 @@ def join(
             any_signal=any(part.any_signal for part in parts.values()),
             needs_params=tuple(needs_params),
             per_example=per_example,
+            kinds=kinds_of(kind, parts),
         )
     )
 

@@ -31,7 +31,8 @@ class GradientTransformation(NamedTuple):
 class Record:
     """What is known of a transformation. ``signals`` maps names to whether they are required and who declares them.
 
-    ``per_example`` says that its updates come in with one axis more, the first, along which are the examples.
+    ``per_example`` says that its updates come in with one axis more, the first, along which are the examples;
+    ``kinds`` are those of :mod:`gradtx.core.order` in it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Record:
     needs_params: tuple[str, ...] = ()
     foreign: bool = False
     per_example: bool = False
+    kinds: frozenset[str] = frozenset()
 
 
 def record_of(tx: Any) -> Record:

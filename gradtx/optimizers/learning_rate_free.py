@@ -116,12 +116,12 @@ def prodigy(
     weight_decay: errors.NonNegative = 0.0,
     safeguard_warmup: bool = False,
     *,
-    bias_correction: bool = False,
+    bias_correction: bool = True,
 ) -> GradientTransformation:
     """AdamW whose learning rate is ``learning_rate`` times an estimate of the distance to the solution.
 
     See :func:`gradtx.scale_by_prodigy` for the equations. Leave ``learning_rate`` at 1, or give a schedule that ends at
-    0 from 1. ``bias_correction`` is what Optax always does, the paper and its authors' default do not. State: four
+    0 from 1. ``bias_correction`` is that of Adam, as in Optax; the paper has none. State: four
     float32 numbers per parameter.
 
     Source: Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4.
@@ -141,12 +141,12 @@ def dadapt_adamw(
     estim_lr0: errors.Positive = 1e-6,
     weight_decay: errors.NonNegative = 0.0,
     *,
-    bias_correction: bool = False,
+    bias_correction: bool = True,
 ) -> GradientTransformation:
     """AdamW whose learning rate is ``learning_rate`` times D-Adaptation's estimate of the distance to the solution.
 
-    See :func:`gradtx.scale_by_dadapt_adam` for the equations, and for ``bias_correction``, which Optax always does.
-    Leave ``learning_rate`` at 1, or give a schedule that ends at 0 from 1. State: three float32 numbers per parameter.
+    See :func:`gradtx.scale_by_dadapt_adam` for the equations; the paper has no ``bias_correction``. Leave
+    ``learning_rate`` at 1, or give a schedule that ends at 0 from 1. State: three float32 numbers per parameter.
 
     Source: Defazio and Mishchenko 2023, arXiv:2301.07733, algorithm 5.
     """

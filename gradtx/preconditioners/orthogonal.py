@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx import errors
-from gradtx.combinators import chain, total
+from gradtx.combinators import chain, named_chain, total
 from gradtx.combinators.selecting import Where, selected
 from gradtx.core import EmptyState, GradientTransformation, stateless, transformation
 from gradtx.transforms import ema, scale
@@ -126,7 +126,7 @@ def scale_by_muon(
     (kellerjordan.github.io/posts/muon).
     """
     ahead = total(chain(ema(beta), scale(beta)), scale(1.0 - beta)) if nesterov else ema(beta)
-    return chain(ahead, _orthogonalized(ns_coeffs, ns_steps, eps, adaptive))
+    return named_chain(("momentum", ahead), ("orthogonalized", _orthogonalized(ns_coeffs, ns_steps, eps, adaptive)))
 
 
 @transformation(locality="leaf")

@@ -48,7 +48,7 @@ def scale_by_prodigy(
     estim_lr_coef: errors.Positive = 1.0,
     weight_decay: errors.NonNegative = 0.0,
     safeguard_warmup: bool = False,
-    bias_correction: bool = False,
+    bias_correction: bool = True,
 ) -> Functions:
     """``u = learning_rate * d * (m / (sqrt(v) + d * eps) + weight_decay * p)``, with an estimate ``d`` that grows::
 
@@ -122,7 +122,7 @@ def scale_by_dadapt_adam(
     eps: errors.Epsilon = 1e-8,
     estim_lr0: errors.Positive = 1e-6,
     weight_decay: errors.NonNegative = 0.0,
-    bias_correction: bool = False,
+    bias_correction: bool = True,
 ) -> Functions:
     """``u = m / (sqrt(v) + eps) + learning_rate * d * weight_decay * p``, with an estimate ``d`` that grows::
 

@@ -7,6 +7,8 @@ import inspect
 import math
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,6 +114,13 @@ def is_public(address: str) -> bool:
 
 def test_every_address_is_public():
     assert not [row.address for row in ROWS if row.address and not is_public(row.address)]
+
+
+def test_every_address_on_the_page_resolves_after_a_bare_import():
+    addresses = sorted(set(re.findall(r"gradtx(?:\.\w+)+", PAGE)))
+    program = "import operator, sys, gradtx\nfor a in sys.argv[1:]: operator.attrgetter(a.partition('.')[2])(gradtx)"
+    run = subprocess.run([sys.executable, "-c", program, *addresses], capture_output=True, text=True, check=False)
+    assert addresses and run.returncode == 0, run.stderr
 
 
 def test_what_has_no_counterpart_says_why():
@@ -468,7 +477,6 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "contrib.madgrad": dict(learning_rate=RATE, eps=1e-2),
     "contrib.mechanize": dict(),
     "contrib.muon": dict(learning_rate=RATE),
-    "contrib.prodigy": dict(),
     "contrib.schedule_free_adamw": dict(learning_rate=RATE, warmup_steps=3),
     "contrib.schedule_free_sgd": dict(learning_rate=RATE, warmup_steps=3),
     "contrib.sophia": dict(learning_rate=RATE),
@@ -495,7 +503,6 @@ def test_steps_differ_where_the_page_says_so(name):
 WRITTEN_SO: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "centralize": (lambda: gradtx.masked(gradtx.centralize(axis=1), "w"), optax.centralize),
     "contrib.normalize": (lambda: gradtx.normalize_by_update_norm(eps=0.0), optax.contrib.normalize),
-    "contrib.prodigy": (lambda: gradtx.prodigy(bias_correction=True), optax.contrib.prodigy),
     "ema": (lambda: gradtx.chain(gradtx.ema(0.9), gradtx.bias_correction(0.9)), lambda: optax.ema(0.9)),
     "inject_hyperparams": (
         lambda: gradtx.tunable(gradtx.adam, learning_rate=RATE),

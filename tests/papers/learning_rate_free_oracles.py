@@ -87,7 +87,7 @@ def dowg(
 def prodigy(
     state: State, g: Trees, p: Trees, t: int, *, learning_rate: float = 1.0, betas: Any = (0.9, 0.999),
     beta3: float | None = None, eps: float = 1e-8, estim_lr0: float = 1e-6, estim_lr_coef: float = 1.0,
-    weight_decay: float = 0.0, safeguard_warmup: bool = False, bias_correction: bool = False,
+    weight_decay: float = 0.0, safeguard_warmup: bool = False, bias_correction: bool = True,
 ) -> tuple[Trees, State]:  # fmt: skip
     """Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4."""
     b1, b2 = betas
@@ -107,7 +107,7 @@ def prodigy(
 
 def dadapt_adamw(
     state: State, g: Trees, p: Trees, t: int, *, learning_rate: float = 1.0, betas: Any = (0.9, 0.999),
-    eps: float = 1e-8, estim_lr0: float = 1e-6, weight_decay: float = 0.0, bias_correction: bool = False,
+    eps: float = 1e-8, estim_lr0: float = 1e-6, weight_decay: float = 0.0, bias_correction: bool = True,
 ) -> tuple[Trees, State]:  # fmt: skip
     """Defazio and Mishchenko 2023, arXiv:2301.07733, algorithm 5 (D-Adapt Adam), with a decoupled decay."""
     b1, b2 = betas

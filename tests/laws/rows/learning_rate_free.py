@@ -14,7 +14,7 @@ ROWS = (
     Unit("dowg", gradtx.dowg),
     Unit("cocob", gradtx.cocob, oracle=oracles.cocob, real=True, ulps=6.0),
     Unit("prodigy", gradtx.prodigy, {"betas": (0.5, 0.999)}, real=True),
-    Unit("dadapt_adamw", gradtx.dadapt_adamw, {"bias_correction": True}, real=True),
+    Unit("dadapt_adamw", gradtx.dadapt_adamw, real=True),
     Unit("momo", gradtx.momo, {"adapt_lower_bound": True}, real=True, signals=VALUE),
     Unit("momo_adam", gradtx.momo_adam, {"weight_decay": 0.1}, real=True, signals=VALUE),
     Unit("mechanize", gradtx.mechanize, {}, (gradtx.adam(1.0),), real=True),

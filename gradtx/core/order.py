@@ -1,0 +1,44 @@
+"""Which parts may stand inside which: what is around one decides what it sees, and what becomes of its steps."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from gradtx import errors
+from gradtx.core.record import Record
+
+Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", ""]
+"""What the order matters to: averages of parameters, and what leaves steps out or multiplies the loss."""
+
+
+def kinds_of(own: Kind, parts: Mapping[str, Record]) -> frozenset[str]:
+    """The kinds in a composition, its own and those of its parts."""
+    return frozenset({own} - {"", "chain"}).union(*(part.kinds for part in parts.values()))
+
+
+def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
+    """Raises where a part of a composition would see something else than its docstring says."""
+    names = list(parts)
+    for name, part in parts.items():
+        alone_in_chain = own == "chain" and len(names) == 1
+        if "loss scale" in part.kinds and own != "accumulation" and not alone_in_chain:
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="dynamic_loss_scale around everything but accumulate", got=_shown(part),
+                cause="what is around it or beside it would see gradients of the multiplied loss",
+                fix="write dynamic_loss_scale(chain(...))",
+            )  # fmt: skip
+        if own == "average" and part.kinds & {"guard", "accumulation"}:
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="the average inside what leaves steps out", got=_shown(part),
+                cause="the average would move on where there was no step",
+                fix="write e.g. skip_nonfinite(exponential_average(tx))",
+            )  # fmt: skip
+        if own == "chain" and "average" in part.kinds and name != names[-1]:
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="an average as the last part of a chain", got=_shown(part),
+                cause="it averages the parameters with the steps that it sees, which later parts would change",
+                fix="write exponential_average(chain(...))",
+            )  # fmt: skip
+
+
+def _shown(part: Record) -> str:
+    return errors.show(part.call)
