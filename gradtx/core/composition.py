@@ -81,8 +81,8 @@ def join(
             raise errors.ArgumentTypeError(
                 errors.UNNAMED, expected="parts that take the mean gradient", got=errors.show(parts[name].call),
                 cause="it takes the gradient of each example, which nothing before or around it has a meaning for",
-                fix="write chain(differentially_private_aggregate(...), exponential_average(sgd(0.1))), with what takes "
-                "examples as the first part of the outermost chain",
+                fix="write chain(differentially_private_aggregate(...), exponential_average(sgd(0.1))), with what "
+                "takes examples as the first part of the outermost chain",
             )  # fmt: skip
     farthest = "leaf" if reads == "leaf" and widest(parts) == "elementwise" else widest(parts)
     signals: dict[str, tuple[bool, str]] = dict.fromkeys(own_signals, (True, ""))
