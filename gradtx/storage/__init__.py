@@ -2,5 +2,22 @@
 
 from gradtx.storage.casting import cast
 from gradtx.storage.keeping import Layout, StoredState, stored
+from gradtx.storage.offloading import offloaded
+from gradtx.storage.quantizing import CodePairs, Codes, quantized
+from gradtx.storage.remainders import RemainderState, master_params, master_weights
+from gradtx.storage.sizes import state_bytes
 
-__all__ = ["Layout", "StoredState", "cast", "stored"]
+__all__ = [
+    "CodePairs",
+    "Codes",
+    "Layout",
+    "RemainderState",
+    "StoredState",
+    "cast",
+    "master_params",
+    "master_weights",
+    "offloaded",
+    "quantized",
+    "state_bytes",
+    "stored",
+]

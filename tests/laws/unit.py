@@ -49,14 +49,14 @@ class Unit:
     """A row. ``oracle`` is the float64 step function of ``tests/papers``, with the same arguments.
 
     ``domain`` is what the unit is defined on; ``real`` says that it refuses complex leaves; ``kept`` the dtype of its
-    parameter-like state; ``smallest`` the size of the gradients below which squares that it divides by, or products
-    that it goes on with, have vanished; ``sign`` says that it takes a sign: infinities become 1, and a sum that cancels
-    turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through the unit has
-    more roundings than Adam's ten, of up to half a unit each. ``magnifies`` bounds how far two compilations may be
-    apart, in eps of the largest element: 4, and more only where an iteration magnifies the roundings of its first step.
-    ``guards`` says that what is not finite changes nothing instead of staying visible. ``signals`` are given to every
-    update, and to the oracle; a :class:`LikeUpdates` has the tree of the updates. A unit that takes the gradients of
-    ``examples`` is given that many times the one gradient, which is then their mean.
+    parameter-like state, or several; ``smallest`` the size of the gradients below which squares that it divides by, or
+    products that it goes on with, have vanished; ``sign`` says that it takes a sign: infinities become 1, and a sum
+    that cancels turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through
+    the unit has more roundings than Adam's ten, of up to half a unit each. ``magnifies`` bounds how far two
+    compilations may be apart, in eps of the largest element: 4, and more only where an iteration magnifies the
+    roundings of its first step. ``guards`` says that what is not finite changes nothing instead of staying visible.
+    ``signals`` are given to every update, and to the oracle; a :class:`LikeUpdates` has the tree of the updates. A unit
+    that takes the gradients of ``examples`` is given that many times the one gradient, which is then their mean.
     """
 
     name: str
