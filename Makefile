@@ -8,8 +8,8 @@ TESTS ?= tests gradtx
 OUT ?= runs
 
 BIN := $(VENV)/bin
-EXAMPLES := $(basename $(notdir $(shell grep -l __main__ examples/*.py)))
-BENCHMARKS := import_cost step_cost optimizer_bytes accuracy normalization curvature
+EXAMPLES := $(patsubst examples/%.py,%,$(shell grep -l __main__ examples/*.py examples/flax/*.py))
+BENCHMARKS := import_cost step_cost many_leaves optimizer_bytes accuracy normalization curvature scaling
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -25,7 +25,7 @@ examples: $(VENV)/.has-examples
 
 ## pictures: the examples' pictures, for the documentation
 pictures: examples
-	cp $(OUT)/*/*.png docs/pictures/
+	cp $(OUT)/*/*.png $(OUT)/flax/*/*.png docs/pictures/
 
 ## test: what does not take long
 test: $(VENV)/.has-test

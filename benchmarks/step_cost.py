@@ -13,10 +13,11 @@ import argparse
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import optax
 
@@ -126,6 +127,33 @@ def bytes_moved(compiled: jax.stages.Compiled, params: Any) -> float:
     """Bytes that the compiler says are read and written, over the bytes of the parameters."""
     analysis: Any = compiled.cost_analysis()
     return analysis["bytes accessed"] / sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+def bytes_not_taken(peer: Peer, params: Any) -> float:
+    """Bytes of the branches for numbers out of range, which :func:`bytes_moved` counts, over the parameters' bytes.
+
+    Where a branch of ours has the name ``usual``, the other one is for sums that overflow or vanish, and is compiled
+    here alone. (Of the two the compiler counts the larger one, and the usual one only hands on what was found.)
+    """
+    state = jax.eval_shape(peer.init, params)
+    step = jax.make_jaxpr(peer.step)(params, state, params)
+    return sum(_bytes_alone(branch, params) for branch in _branches_not_taken(step.jaxpr))
+
+
+def _branches_not_taken(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        for branches in equation.params.values():
+            inside = branches if isinstance(branches, tuple | list) else [branches]
+            inside = [getattr(one, "jaxpr", one) for one in inside if hasattr(getattr(one, "jaxpr", one), "eqns")]
+            is_usual = [one.debug_info.func_name == "usual" for one in inside]
+            yield from (one for one, usual in zip(inside, is_usual, strict=True) if any(is_usual) and not usual)
+            yield from (found for one in inside if not any(is_usual) for found in _branches_not_taken(one))
+
+
+def _bytes_alone(jaxpr: Any, params: Any) -> float:
+    branch = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxpr, ()))
+    given = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in jaxpr.invars]
+    return bytes_moved(jax.jit(branch).lower(*given).compile(), params)
 
 
 def fusions(compiled: jax.stages.Compiled) -> int:

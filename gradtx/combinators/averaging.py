@@ -11,8 +11,8 @@ from gradtx.core import (
     Counter,
     GradientTransformation,
     Nested,
+    PositionTree,
     SignedScalar,
-    SignedTree,
     first_step,
     next_step,
     transformation,
@@ -20,7 +20,7 @@ from gradtx.core import (
 
 
 class ExponentialAverageState(NamedTuple):
-    average: SignedTree
+    average: PositionTree
     inner: Nested
 
 
@@ -55,7 +55,7 @@ def exponential_average(tx: GradientTransformation, decay: errors.Decay = 0.999)
 class UniformAverageState(NamedTuple):
     step: Counter
     share: SignedScalar
-    average: SignedTree
+    average: PositionTree
     inner: Nested
 
 

@@ -11,8 +11,8 @@ from gradtx.core import (
     Counter,
     GradientTransformation,
     Nested,
+    PositionTree,
     SignedScalar,
-    SignedTree,
     first_step,
     next_step,
     transformation,
@@ -29,7 +29,7 @@ class ScheduleFreeState(NamedTuple):
     old_share: SignedScalar
     b1: SignedScalar
     old_b1: SignedScalar
-    ahead: SignedTree
+    ahead: PositionTree
     inner: Nested
 
 
@@ -105,7 +105,7 @@ class PrimalAverageState(NamedTuple):
     old_share: SignedScalar
     b1: SignedScalar
     old_b1: SignedScalar
-    ahead: SignedTree
+    ahead: PositionTree
     inner: Nested
 
 

@@ -11,7 +11,7 @@ from gradtx.core import (
     Counter,
     GradientTransformation,
     Nested,
-    SignedTree,
+    PositionTree,
     TunableState,
     first_step,
     next_step,
@@ -23,7 +23,7 @@ SlowStep = Annotated[errors.Scalar, errors.Interval(0.0, 1.0)]
 
 class LookaheadState(NamedTuple):
     step: Counter
-    slow: SignedTree
+    slow: PositionTree
     inner: Nested
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import PASS, ZERO, GradientTransformation, Pair, Record, TunableState, record_of
-from gradtx.core.roles import is_state, roles
+from gradtx.core.roles import is_kept, is_state, roles
 from gradtx.tree import describe_leaf, is_array, leaf_paths, path_name, widen
 
 
@@ -234,7 +234,7 @@ def _with_a_field(state: Any, tree: Any) -> list[bool] | None:
     fields = list(_like_params(state))
     if not fields:
         return None
-    kept = {path for field in fields for path in leaf_paths(field)}
+    kept = {path for field in fields for path in leaf_paths(jax.tree.map(lambda _: 0, field, is_leaf=is_kept))}
     return [path in kept for path in leaf_paths(tree)]
 
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import (
+    AccumulatedTree,
     GradientTransformation,
     Nested,
     Pair,
     SignedScalar,
-    SignedTree,
     join,
     record_of,
     transformation,
 )
-from gradtx.tree import cut, is_inexact, squared_norm, widen
+from gradtx.tree import cut, is_inexact, limited_dot, widen
 
-_LIMIT = 2.0**50  # parts of a product are cut here: the sum of 2^27 of them, and its square with care, are finite
+_LIMIT = 2.0**60  # the square is finite, also in a sum
 
 
 class MechanizeState(NamedTuple):
@@ -27,7 +27,7 @@ class MechanizeState(NamedTuple):
     largest: SignedScalar
     squares: SignedScalar
     rewards: SignedScalar
-    moved: SignedTree
+    moved: AccumulatedTree
     inner: Nested
 
 
@@ -53,8 +53,9 @@ def mechanize(
     Give ``base_optimizer`` the learning rate 1, or a schedule that peaks there; not one that makes steps of a given
     norm. ``D`` is kept as in the paper. (Optax finds it as ``(p_0 - p) / (S + eps)`` from a kept ``p_0``: at the start,
     where ``S`` is 1e-6, that makes it 1 % shorter at every step, and parameters in low precision leave it few digits.)
-    The clipping of ``h`` is the authors' addition in Optax. The parts of ``h`` are cut at 2^50. It needs the
-    parameters, real ones. State: one float32 number per parameter, and ``4 num_betas``.
+    The clipping of ``h`` is the authors' addition in Optax. ``h`` is cut at 2^60, and the numbers in products that
+    are not below 2^50 there. It needs the parameters, real ones. State: one float32 number per parameter,
+    and ``4 num_betas``.
 
     Source: Cutkosky, Defazio and Mehta 2023, arXiv:2306.00144, algorithm 1.
 
@@ -81,8 +82,8 @@ def mechanize(
         steps, inner = record.tree.update(updates, state.inner, params, signals)
         old_scale = jnp.sum(state.scales)
         g, p, moved = (_numbers(tree, params) for tree in (updates, params, state.moved))
-        share = weight_decay * old_scale * _norm(g) / (_norm(p) + eps)
-        h = cut(-(_dot(g, moved) + share * _dot(p, moved)), 2.0**60)  # its square must be finite
+        share = cut(weight_decay * old_scale * _norm(g) / (_norm(p) + eps), _LIMIT)
+        h = cut(-(_dot(g, moved) + share * _dot(p, moved)), _LIMIT)
         betas = 1.0 - 0.1 ** jnp.arange(1, num_betas + 1, dtype=jnp.float32)
         rewards = betas * state.rewards + state.scales * jnp.clip(h, -state.largest, state.largest)
         largest = jnp.maximum(betas * state.largest, jnp.abs(h) + eps)
@@ -105,9 +106,9 @@ def mechanize(
 
 
 def _numbers(tree: Any, params: Any) -> list[jax.Array]:
-    """The leaves that are floating-point numbers, wide and cut."""
+    """The leaves that are floating-point numbers, wide."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
-    leaves = [cut(widen(leaf), _LIMIT) for leaf, param in pairs if is_inexact(param)]
+    leaves = [widen(leaf) for leaf, param in pairs if is_inexact(param)]
     if any(jnp.iscomplexobj(leaf) for leaf in leaves):
         raise errors.DtypeError(
             errors.UNNAMED, expected="mechanize has no meaning for complex leaves", got="complex leaves",
@@ -116,10 +117,9 @@ def _numbers(tree: Any, params: Any) -> list[jax.Array]:
     return leaves
 
 
-def _norm(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.sqrt(squared_norm(leaves)).astype(jnp.float32)
-
-
 def _dot(xs: list[jax.Array], ys: list[jax.Array]) -> jax.Array:
-    products = [jnp.sum(x * y) for x, y in zip(xs, ys, strict=True)]
-    return sum(products, start=jnp.zeros((), jnp.float32)).astype(jnp.float32)
+    return cut(limited_dot(xs, ys).astype(jnp.float32), _LIMIT)
+
+
+def _norm(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.sqrt(limited_dot(leaves, leaves)).astype(jnp.float32)

@@ -34,8 +34,9 @@ from gradtx.core.keys import kept_key
 from gradtx.core.leafwise import PASS, ZERO, Leaves, Pair, leaf_by_leaf
 from gradtx.core.mapping import map_params
 from gradtx.core.rebuilding import TunableState, rebuilt
-from gradtx.core.record import GradientTransformation, Record, record_of
+from gradtx.core.record import GradientTransformation, Locality, Record, record_of
 from gradtx.core.roles import (
+    AccumulatedTree,
     Counter,
     EmptyState,
     FactorTree,
@@ -43,10 +44,12 @@ from gradtx.core.roles import (
     Key,
     Nested,
     NonNegativeTree,
+    PositionTree,
     Role,
     SignedScalar,
     SignedTree,
     first_step,
+    is_kept,
     map_fields,
     next_step,
     states_of,
@@ -56,6 +59,7 @@ __all__ = [
     "PASS",
     "STANDARD_SIGNALS",
     "ZERO",
+    "AccumulatedTree",
     "Counter",
     "EmptyState",
     "FactorTree",
@@ -64,9 +68,11 @@ __all__ = [
     "Hyperparameter",
     "Key",
     "Leaves",
+    "Locality",
     "Nested",
     "NonNegativeTree",
     "Pair",
+    "PositionTree",
     "Record",
     "Role",
     "SignedScalar",
@@ -77,6 +83,7 @@ __all__ = [
     "combine_leaves",
     "compose",
     "first_step",
+    "is_kept",
     "join",
     "kept_key",
     "leaf_by_leaf",

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from gradtx import errors
-from gradtx.core.roles import is_state, roles
+from gradtx.core.roles import Role, is_kept, is_state, roles
 from gradtx.tree import in_words
 
 
@@ -44,7 +44,7 @@ def map_params(
     Returns:
         The state with the results in place.
 
-    Which fields these are, the states of this library say by their roles (:data:`SignedTree`, :data:`NonNegativeTree`),
+    Which fields these are, the states of this library say by their roles (all ``...Tree`` but :data:`FactorTree`),
     so a moment in factors is never taken for one in full. (Optax takes whatever comes back from ``init`` in the
     structure of the parameters, whatever its shape.) A foreign part is asked as Optax asks it, by an ``init`` of a tree
     without leaves. Within :func:`gradtx.flatten` all parameters are one: ``x`` is the vector, and ``r`` whole trees.
@@ -63,7 +63,10 @@ def map_params(
         return tx.init(_Params())
 
     def on_params(field: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(field, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x)))
+        def is_one(x: Any) -> bool:
+            return x is None or is_kept(x) or (is_leaf is not None and is_leaf(x))
+
+        leaves, treedef = jax.tree.flatten(field, is_leaf=is_one)
         try:
             columns = [treedef.flatten_up_to(tree) for tree in rest]
         except (ValueError, TypeError, KeyError) as error:
@@ -73,7 +76,14 @@ def map_params(
                 got=str(error).splitlines()[0][:160], cause="they are made for other parameters",
                 fix="write map_params(tx, f, tx.init(params), tree) with a tree like params",
             ) from None  # fmt: skip
-        return treedef.unflatten([None if x is None else f(x, *r) for x, *r in zip(leaves, *columns, strict=True)])
+        return treedef.unflatten([on_param(x, *r) for x, *r in zip(leaves, *columns, strict=True)])
+
+    def on_param(x: Any, *r: Any) -> Any:
+        if x is None or not is_kept(x):
+            return None if x is None else f(x, *r)
+        # codes and their scales: by role, too
+        shaped = [_is_shaped(role) for role in roles(type(x)).values()]
+        return type(x)(*(f(part, *r) if like else on_others(part) for part, like in zip(x, shaped, strict=True)))
 
     def on_others(field: Any) -> Any:
         return field if transform_non_params is None else jax.tree.map(transform_non_params, field)
@@ -91,11 +101,15 @@ def map_params(
             if role.kind == "nested":
                 fields.append(walk(field, lambda name=name: getattr(mark(), name)))
             else:
-                fields.append(on_params(field) if role.kind in ("signed", "non-negative") and role.like_params
-                              else on_others(field))  # fmt: skip
+                fields.append(on_params(field) if _is_shaped(role) else on_others(field))
         return type(node)(*fields)
 
     return walk(state, marked)
+
+
+def _is_shaped(role: Role) -> bool:
+    """Whether a field has the shapes of the parameters, too."""
+    return role.like_params and role.kind != "factor"
 
 
 def _foreign(mark: Any, node: Any, on_params: Callable[[Any], Any], on_others: Callable[[Any], Any]) -> Any:

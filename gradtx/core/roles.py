@@ -5,8 +5,11 @@ A state is a ``NamedTuple`` whose fields are annotated with one of the roles bel
     class EmaState(NamedTuple):
         mean: SignedTree
 
-A ``...Tree`` field is a tree like the parameters (in a unit written for one array: one array). The others are shared by
-all leaves. ``Nested`` holds states of other transformations; dictionaries and tuples of states are walked as well.
+A ``...Tree`` field is a tree like the parameters (in a unit written for one array: one array). Its numbers are moments,
+of both signs or non-negative; **positions**, which belong to a point as they stand (iterates, averages of parameters,
+distances between them, the gradient there); **accumulated** over all steps, sums and products to which each step adds
+little; or **factors**, which stand for numbers of another shape. The other fields are shared by all leaves. ``Nested``
+holds states of other transformations; dictionaries and tuples of states are walked as well.
 """
 
 import functools
@@ -32,6 +35,8 @@ class Role(NamedTuple):
 SignedTree = Annotated[Any, Role("signed", True)]
 NonNegativeTree = Annotated[Any, Role("non-negative", True)]
 FactorTree = Annotated[Any, Role("factor", True)]
+PositionTree = Annotated[Any, Role("position", True)]
+AccumulatedTree = Annotated[Any, Role("accumulated", True)]
 SignedScalar = Annotated[Any, Role("signed", False)]
 Counter = Annotated[Any, Role("counter", False)]
 Key = Annotated[Any, Role("key", False)]
@@ -72,6 +77,11 @@ def roles(state_type: type) -> dict[str, Role]:
 def is_state(value: Any) -> bool:
     """Whether ``value`` is a state whose every field has a role."""
     return isinstance(value, tuple) and hasattr(value, "_fields") and len(roles(type(value))) == len(value)
+
+
+def is_kept(value: Any) -> bool:
+    """Whether ``value`` is what a layout keeps of one array in several: a state where a field has an array."""
+    return is_state(value) and len(value) > 0
 
 
 def map_fields(function: Callable[[str, Role, Any], Any], state: Any, path: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 from gradtx.storage.casting import cast
 from gradtx.storage.keeping import Layout, StoredState, stored
-from gradtx.storage.offloading import offloaded
+from gradtx.storage.packing import Packed, PackedState, pack, packed, unpack
 from gradtx.storage.quantizing import CodePairs, Codes, quantized
 from gradtx.storage.remainders import RemainderState, master_params, master_weights
 from gradtx.storage.sizes import state_bytes
@@ -11,13 +11,17 @@ __all__ = [
     "CodePairs",
     "Codes",
     "Layout",
+    "Packed",
+    "PackedState",
     "RemainderState",
     "StoredState",
     "cast",
     "master_params",
     "master_weights",
-    "offloaded",
+    "pack",
+    "packed",
     "quantized",
     "state_bytes",
     "stored",
+    "unpack",
 ]

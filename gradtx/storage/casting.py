@@ -19,9 +19,11 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
 
     With ``rounding="nearest"`` a moving average of decay ``b`` stops moving once its steps fall below half a unit in
     the last place: in bfloat16 a second moment of decay 0.999 never decays. ``"stochastic"`` rounding is right on
-    average and keeps it moving. Fields of squares need the exponent range of float32, so float16 refuses them.
+    average and keeps it moving. Fields of squares and of sums need the exponent range of float32, so float16 refuses
+    them. float8 is refused for all: it has no scale, so momentum below 2^-10 (float8_e4m3fn) is 0; what has a scale for
+    every few numbers is :func:`quantized`.
 
-    Raises ``ArgumentTypeError`` for a dtype that is not floating-point.
+    Raises ``ArgumentTypeError`` for a dtype that is not floating-point, ``ArgumentRangeError`` for one of 8 bits.
     """
     call = f"cast({dtype if isinstance(dtype, str) else getattr(dtype, '__name__', dtype)})"
     if not _is_floating(dtype):
@@ -29,9 +31,16 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
             call, expected="dtype must be a floating-point dtype", got=errors.show(dtype),
             cause="integers need a scale, which a cast does not keep", fix="write cast(jnp.bfloat16)",
         )  # fmt: skip
+    if jnp.finfo(dtype).bits < 16:
+        raise errors.ArgumentRangeError(
+            call, expected="dtype must have 16 bits or more", got=jnp.dtype(dtype).name,
+            cause=f"numbers below {float(jnp.finfo(dtype).smallest_subnormal):.2g} would vanish, and there is no scale",
+            fix="write quantized(bits=8), which keeps a scale for every 32 numbers",
+        )  # fmt: skip
     narrow = jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp
 
-    def encode(array: jax.Array, key: Callable[[], jax.Array] | None) -> jax.Array:
+    def encode(array: jax.Array, role: Role, key: Callable[[], jax.Array] | None) -> jax.Array:
+        del role
         if jnp.issubdtype(array.dtype, jnp.complexfloating):
             raise errors.LayoutError(
                 call, expected="real fields", got=str(array.dtype), cause="there is no narrower complex dtype",
@@ -42,11 +51,11 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
         return round_to(array, dtype, "stochastic", key())
 
     def refuses(role: Role) -> str | None:
-        if narrow and role.kind == "non-negative":
-            return f"squares span more powers of two than {jnp.dtype(dtype).name} has"
+        if narrow and role.kind in ("non-negative", "accumulated"):
+            return f"squares and sums span more powers of two than {jnp.dtype(dtype).name} has"
         return None
 
-    return Layout(encode, lambda kept: kept.astype(wide_dtype(kept.dtype)), refuses)
+    return Layout(encode, lambda kept, role: kept.astype(wide_dtype(kept.dtype)), refuses)
 
 
 def _is_floating(dtype: Any) -> bool:

@@ -6,36 +6,55 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gradtx import errors
+from gradtx.combinators.layering import first_matches
 from gradtx.core import (
+    PASS,
+    ZERO,
     Counter,
     GradientTransformation,
+    Leaves,
+    Locality,
     Nested,
     Pair,
     Record,
     Role,
+    advance_parts,
     compose,
     first_step,
+    is_kept,
+    join,
+    leaf_by_leaf,
     map_fields,
     next_step,
     record_of,
     transformation,
 )
-from gradtx.tree import leaf_seeds
+from gradtx.tree import leaf_paths, leaf_seeds
 
 
 class Layout(NamedTuple):
     """How one array of a state is kept, never what it means.
 
-    ``encode(array, key)`` gives what is kept (``key`` is a function that gives a random key, or None for rounding to
-    nearest), ``decode(kept)`` the array in float32; ``refuses(role)`` says why an array of this role cannot be kept
-    right, or None.
+    ``encode(array, role, key)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
+    ``role`` is the field's, and ``key`` a function that gives a random key, or None for rounding to nearest.
+    ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
+    kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours.
     """
 
-    encode: Callable[[jax.Array, Callable[[], jax.Array] | None], jax.Array]
-    decode: Callable[[jax.Array], jax.Array]
+    encode: Callable[[jax.Array, Role, Callable[[], jax.Array] | None], Any]
+    decode: Callable[[Any, Role], jax.Array]
     refuses: Callable[[Role], str | None]
+    reads: Locality = "elementwise"
+
+
+AS_IT_IS = Layout(lambda array, role, key: array, lambda kept, role: kept, lambda role: None)
+
+Layouts = Layout | Mapping[str, Layout | None] | Callable[[str, Any], Layout | None]
+"""One layout, ``{glob: layout}`` of which the first glob that matches a leaf's path counts, or a function
+``(path, leaf) -> layout`` of which ``leaf`` gives the shape; None stands for an array as it is."""
 
 
 class StoredState(NamedTuple):
@@ -44,15 +63,20 @@ class StoredState(NamedTuple):
 
 
 @transformation
-def stored(tx: GradientTransformation, layout: Layout) -> GradientTransformation:
+def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformation:
     """``tx`` with every field of its state that is a tree like the parameters kept in ``layout``.
 
     At each update the state is decoded, used in float32 by ``tx``, and encoded anew, in the same pass where ``tx`` runs
     leaf by leaf; counters and hyperparameters stay as they are. A layout that rounds stochastically draws from a key
     made of the step, the field and the leaf's path: a run is reproducible and does not depend on the sharding.
 
+    ``layout`` is one for all leaves, or one for each: ``{glob: layout}``, in which the first glob that matches the
+    leaf's path counts, or a function ``(path, leaf) -> layout``, whose ``leaf`` has a shape. A leaf whose layout is
+    None, or that no glob matches, is kept as it is, in float32.
+
     Raises ``LayoutError``, naming the part, for a foreign part, whose state has no roles, and at ``init`` for a field
-    that the layout cannot keep right.
+    that the layout cannot keep right; ``SelectionError`` at ``init`` for a glob that no leaf has or that an earlier one
+    hides.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> tx = gradtx.storage.stored(gradtx.adam(1e-3), gradtx.storage.cast(jnp.bfloat16))
@@ -60,57 +84,125 @@ def stored(tx: GradientTransformation, layout: Layout) -> GradientTransformation
     >>> sorted({str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.ndim})
     ['bfloat16']
     """
-    if not isinstance(layout, Layout):
-        raise errors.ArgumentTypeError(
-            errors.UNNAMED, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}",
-            cause="a dtype is no layout", fix='write stored(tx, storage.cast("bfloat16"))',
-        )  # fmt: skip
     record = record_of(tx)
     call = f"stored({record.call}, {errors.show(layout)})"
+    if isinstance(layout, Mapping):
+        layout = dict(layout)
+    _check_layouts(call, layout)
     _refuse_foreign(call, record.name, record)
-
-    def body(parts: Mapping[str, Pair]) -> Pair:
-        inner = parts["inner"]
-
-        def init(params):
-            state = inner.init(params)
-            map_fields(lambda path, role, value: _check_role(call, layout, path, role), state)
-            return StoredState(first_step(), _encode(layout, state, None, None))
-
-        def update(updates, state, params, signals):
-            seed = signals.get("leaf_seed")
-            updates, new_state = inner.update(updates, _decode(layout, state.inner), params, signals)
-            return updates, StoredState(state.step, _encode(layout, new_state, state.step, seed))
-
-        return Pair(init, update)
+    parts = {"inner": record}
 
     def advance(state: StoredState) -> StoredState:
         return state._replace(step=next_step(state.step))
 
-    return compose({"inner": record}, body, own_signals=["leaf_seed"], own_advance=advance)
+    if record.leaves is None:
+        named = functools.partial(_layouts_by_path, call, layout)
+        whole = _around(call, record.tree, named)
+        return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance)
+
+    by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
+    made: dict[tuple[Pair, Layout], Pair] = {}
+
+    def resolve(tree: Any) -> list[Pair]:
+        pairs = by_leaf.resolve(tree)
+        chosen = _layout_of_each(call, layout, tree)
+        for pair, one in zip(pairs, chosen, strict=True):
+            if (pair, one) not in made:
+                alone = functools.partial(_the_same, one)
+                made[pair, one] = pair if pair in (PASS, ZERO) else _around(call, pair, alone)
+        return [made[key] for key in zip(pairs, chosen, strict=True)]
+
+    leaves = Leaves(
+        resolve,
+        {**by_leaf.signals, "leaf_seed": False},
+        by_leaf.takes_params,
+        lambda state: advance(advance_inner(state)),
+    )
+    reads = layout.reads if isinstance(layout, Layout) else "leaf"
+    return join(parts, leaf_by_leaf(leaves), leaves, reads=reads)
 
 
-def _decode(layout: Layout, state: Any) -> Any:
+LayoutAt = Callable[[str], Layout]
+
+
+def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt]) -> Pair:
+    """The functions with their state in layouts, which ``layouts(tree)`` gives by path."""
+
+    def init(params):
+        state, layout_at = inner.init(params), layouts(params)
+        map_fields(functools.partial(_check_role, call, layout_at), state)
+        return StoredState(first_step(), _encode(layout_at, state, None, None))
+
+    def update(updates, state, params, signals):
+        layout_at = layouts(updates if params is None else params)
+        updates, new_state = inner.update(updates, _decode(layout_at, state.inner), params, signals)
+        return updates, StoredState(state.step, _encode(layout_at, new_state, state.step, signals.get("leaf_seed")))
+
+    return Pair(init, update)
+
+
+def _the_same(layout: Layout, tree: Any) -> LayoutAt:
+    del tree
+    return lambda path: layout
+
+
+def _layout_of_each(call: str, layout: Any, tree: Any) -> list[Layout]:
+    """The layout for each leaf."""
+    if isinstance(layout, Layout):
+        return [layout] * len(jax.tree.leaves(tree))
+    if isinstance(layout, dict):
+        chosen = [None if glob is None else layout[glob] for glob in first_matches(call, layout, tree)]
+    else:
+        leaves = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+        chosen = [layout(path, leaf) for path, leaf in zip(leaf_paths(tree), leaves, strict=True)]
+        for path, one in zip(leaf_paths(tree), chosen, strict=True):
+            if one is not None:
+                _check_layout(call, one, repr(path))
+    return [AS_IT_IS if one is None else one for one in chosen]
+
+
+def _layouts_by_path(call: str, layout: Any, tree: Any) -> LayoutAt:
+    if isinstance(layout, Layout):
+        return lambda path: layout
+    known = dict(zip(leaf_paths(tree), _layout_of_each(call, layout, tree), strict=True))
+
+    def layout_at(path: str) -> Layout:
+        if path not in known:
+            raise errors.LayoutError(
+                call, expected="a part that keeps a tree like the parameters", got=f"an array at {path!r}",
+                cause="a part such as flatten makes one vector of them, which has no layers",
+                fix="give one layout for all, or store the parts within: flatten(stored(tx, layout))",
+            )  # fmt: skip
+        return known[path]
+
+    return layout_at
+
+
+def _decode(layout_at: LayoutAt, state: Any) -> Any:
     def decode(path: str, role: Role, value: Any) -> Any:
         del path
-        return jax.tree.map(layout.decode, value) if role.like_params else value
+        if not role.like_params:
+            return value
+        kept, treedef = jax.tree.flatten(value, is_leaf=is_kept)
+        paths = leaf_paths(treedef.unflatten([0] * len(kept)))
+        return treedef.unflatten([layout_at(at).decode(one, role) for at, one in zip(paths, kept, strict=True)])
 
     return map_fields(decode, state)
 
 
-def _encode(layout: Layout, state: Any, step: jax.Array | None, seed: jax.Array | None) -> Any:
+def _encode(layout_at: LayoutAt, state: Any, step: jax.Array | None, seed: jax.Array | None) -> Any:
     """Encodes all fields; without a step to nearest, and for whole trees (no ``seed``) with a seed for each leaf."""
 
     def encode(path: str, role: Role, value: Any) -> Any:
         if not role.like_params:
             return value
-
         leaves, treedef = jax.tree.flatten(value)
-        if step is None:
-            return treedef.unflatten([layout.encode(leaf, None) for leaf in leaves])
-        seeds = leaf_seeds(value) if seed is None else [seed]
-        keys = [functools.partial(_key, path, step, leaf_seed) for leaf_seed in seeds]
-        return treedef.unflatten([layout.encode(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
+        seeds = leaf_seeds(value) if seed is None else [seed] * len(leaves)
+        kept = []
+        for at, leaf, leaf_seed in zip(leaf_paths(value), leaves, seeds, strict=True):
+            key = None if step is None else functools.partial(_key, path, step, leaf_seed)
+            kept.append(layout_at(at).encode(leaf, role, key))
+        return treedef.unflatten(kept)
 
     return map_fields(encode, state)
 
@@ -130,10 +222,35 @@ def _refuse_foreign(call: str, address: str, record: Record) -> None:
         _refuse_foreign(call, f"{address} > {name}", part)
 
 
-def _check_role(call: str, layout: Layout, path: str, role: Role) -> None:
-    reason = layout.refuses(role) if role.like_params else None
-    if reason:
-        raise errors.LayoutError(
-            call, expected="fields that the layout can keep", got=f"{role.kind} numbers", at=repr(path),
-            cause=reason, fix="write storage.cast(jnp.bfloat16, rounding='stochastic')",
+def _check_role(call: str, layout_at: LayoutAt, path: str, role: Role, value: Any) -> Any:
+    for at in leaf_paths(value) if role.like_params else ():
+        reason = layout_at(at).refuses(role)
+        if reason:
+            raise errors.LayoutError(
+                call, expected="fields that the layout can keep", got=f"{role.kind} numbers", at=repr(path),
+                cause=reason, fix="write storage.cast(jnp.bfloat16, rounding='stochastic'), or store only other parts",
+            )  # fmt: skip
+    return value
+
+
+def _check_layouts(call: str, layout: Any) -> None:
+    if not isinstance(layout, Mapping):
+        if not errors.is_per_layer(layout):
+            _check_layout(call, layout)
+        return
+    for glob, one in layout.items():
+        if not isinstance(glob, str):
+            raise errors.ArgumentTypeError(
+                call, expected="globs on paths", got=errors.show(glob), cause="layers are named, not counted",
+                fix='write stored(tx, {"embed*": None, "*": storage.quantized()})',
+            )  # fmt: skip
+        if one is not None:
+            _check_layout(call, one, repr(glob))
+
+
+def _check_layout(call: str, layout: Any, at: str | None = None) -> None:
+    if not isinstance(layout, Layout):
+        raise errors.ArgumentTypeError(
+            call, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}", at=at,
+            cause="a dtype is no layout", fix='write stored(tx, storage.cast("bfloat16"))',
         )  # fmt: skip

@@ -14,12 +14,15 @@ from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.loss_form import from_plain
 from gradtx.training.micro_mapping import PerExample, micro_grad, micro_vmap, microbatch
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
+from gradtx.training.sharded_state import parameter_sharding, state_sharding
+from gradtx.training.sizing import DeviceBytes, bytes_per_device
 from gradtx.training.state import TrainState, create_train_state
 from gradtx.training.step import NonFiniteLossWarning, make_eval_step, make_train_step
 
 __all__ = [
     "BatchSizeRow",
     "BatchSizes",
+    "DeviceBytes",
     "GradientNoise",
     "NonFiniteLossWarning",
     "PerExample",
@@ -28,6 +31,7 @@ __all__ = [
     "TrainState",
     "batches",
     "batches_per_epoch",
+    "bytes_per_device",
     "compare_batch_sizes",
     "create_train_state",
     "from_plain",
@@ -38,6 +42,8 @@ __all__ = [
     "micro_grad",
     "micro_vmap",
     "microbatch",
+    "parameter_sharding",
     "remove_units",
     "sparsity",
+    "state_sharding",
 ]

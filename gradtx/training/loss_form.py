@@ -20,6 +20,7 @@ from gradtx.errors import (
     checked_call,
     show,
 )
+from gradtx.storage import unpack
 from gradtx.tree import path_name
 
 FORM = "loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))"
@@ -63,7 +64,7 @@ def call_loss(
         LossFormError: The loss returned another form, or a metric that is no scalar or has a ``reserved`` name.
         StructureError, ShapeError, DtypeError: The model state came back different.
     """
-    returned = loss(params, model_state, batch, key)
+    returned = loss(unpack(params), model_state, batch, key)
     call = f"{show(loss)}(params, model_state, batch, key)"
     value, new_state, metrics = _parts(returned, call)
     if jax.tree.structure(new_state) != jax.tree.structure(model_state) == jax.tree.structure(metrics):

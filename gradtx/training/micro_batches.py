@@ -35,19 +35,27 @@ Evaluate = Callable[[Any, Any, jax.Array], Evaluated]
 
 
 def means_over_parts(
-    evaluate: Evaluate, model_state: Any, batch: Any, key: jax.Array, parts: int, *, keep_all: bool = False
+    evaluate: Evaluate,
+    model_state: Any,
+    batch: Any,
+    key: jax.Array,
+    parts: int,
+    *,
+    keep_all: bool = False,
+    agreed: Callable[[jax.Array], jax.Array] = lambda is_finite: is_finite,
 ) -> tuple[Evaluated, jax.Array]:
     """The means over ``parts`` parts of a batch and the last model state; and how many parts were left out.
 
     A part whose loss or gradients are not finite is left out with its model state, unless ``keep_all``. If there is no
-    other, the means are NaN. Parts run in a loop; written out one by one where the loss has a convolution and the
-    program is for CPUs, whose compiler makes the gradient of a convolution in a loop 15 times slower.
+    other, the means are NaN. ``agreed`` says whether a part is finite everywhere, where devices have a share of each.
+    Parts run in a loop; written out one by one where the loss has a convolution and the program is for CPUs, whose
+    compiler makes the gradient of a convolution in a loop 15 times slower.
     """
     count, part, rest = cut(batch, parts, f"step(state, batch) with accumulate={parts}")
     evaluate = jax.jit(evaluate)  # so that it is traced once for all parts of one shape
     closed, shape = jax.make_jaxpr(evaluate, return_shape=True)(model_state, part(0), key)
     is_written_out = jax.default_backend() == "cpu" and has_convolution(closed.jaxpr)
-    with_next = functools.partial(_with, keep_all=keep_all, branches=is_written_out)
+    with_next = functools.partial(_with, keep_all=keep_all, branches=is_written_out, agreed=agreed)
 
     def add(means: _Means, index: Any) -> tuple[_Means, None]:
         # Never negative, but the compiler does not know: so it finishes one part before it begins the next one.
@@ -72,17 +80,24 @@ def _none_yet(shape: Evaluated, model_state: Any) -> _Means:
 
     value, metrics, grads = jax.tree.map(zero, (shape.value, shape.metrics, shape.grads))
     evaluated = Evaluated(value, metrics, grads, model_state)
-    return _Means(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), evaluated)
+    return _Means(jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32), evaluated)
 
 
-def _with(means: _Means, new: Evaluated, *, keep_all: bool, branches: bool) -> _Means:
+def _with(
+    means: _Means,
+    new: Evaluated,
+    *,
+    keep_all: bool,
+    branches: bool,
+    agreed: Callable[[jax.Array], jax.Array],
+) -> _Means:
     """The means with one more part: four bytes for one of the parameters, one of them to see what is finite.
 
     By a branch where parts are written out, or the compiler makes one sum at the end, and keeps all gradients until
     then. In a loop a branch would have to wait for the device.
     """
-    weight = new.metrics["examples"].astype(jnp.float32)
-    is_finite = all_finite((new.value, new.grads))
+    weight = new.metrics["examples"].astype(means.examples.dtype)
+    is_finite = agreed(all_finite((new.value, new.grads)))
     is_used = (weight > 0) & (is_finite | keep_all)
     total = means.examples + jnp.where(is_used, weight, 0.0)
     share = jnp.where(is_used, weight / jnp.where(is_used, total, 1.0), 0.0)
@@ -110,8 +125,13 @@ def _moved(mean: jax.Array, value: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def has_convolution(jaxpr: Jaxpr) -> bool:
+    return has_equation(jaxpr, lambda eqn: eqn.primitive.name == "conv_general_dilated")
+
+
+def has_equation(jaxpr: Jaxpr, is_such: Callable[[Any], bool]) -> bool:
+    """Whether a program has such an equation, at any depth."""
     return any(
-        eqn.primitive.name == "conv_general_dilated" or any(map(has_convolution, jaxprs_in_params(eqn.params)))
+        is_such(eqn) or any(has_equation(inner, is_such) for inner in jaxprs_in_params(eqn.params))
         for eqn in jaxpr.eqns
     )
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx.core import first_step
 from gradtx.errors import ArgumentTypeError, DtypeError, show
@@ -30,7 +31,7 @@ class TrainState(NamedTuple):
     """The words (uint32) of the random key that all steps draw from; it never changes."""
 
 
-def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = None) -> TrainState:
+def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = None, sharding: Any = None) -> TrainState:
     """The state before the first step: ``step = 0``, ``opt_state = tx.init(params)``.
 
     Everything is copied, so a step that donates its state never takes the caller's own arrays. Shardings stay; beside
@@ -41,6 +42,8 @@ def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = Non
         tx: A gradient transformation, a pair ``(init, update)``.
         key: One random key, typed or raw; each step derives its own from it.
         model_state: Any tree of arrays that the loss takes and returns (Flax: ``variables["batch_stats"]``).
+        sharding: Where the optimizer's state lies, shaped like it (:func:`state_sharding`): ``init`` is compiled, so
+            that no device ever has more than its part. Without, it lies like the parameters.
 
     Raises:
         ArgumentTypeError: ``key`` is not one random key, or ``tx`` no transformation.
@@ -51,8 +54,21 @@ def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = Non
     words = key_data(key, call)
     params, model_state = _copies(params, "params", call), _copies(model_state, "model_state", call)
     init, _ = tx
-    state = TrainState(first_step(), params, _apart(init(params), params), model_state, words)
+    opt_state = init(params) if sharding is None else _made_there(init, params, sharding)
+    state = TrainState(first_step(), params, _apart(opt_state, params), model_state, words)
     return beside(state, state)
+
+
+def _made_there(init: Any, params: Any, sharding: Any) -> Any:
+    """The state of an optimizer, made in its parts; beside parameters that are on the same mesh, or nowhere yet."""
+    meshes = [leaf.mesh for leaf in jax.tree.leaves(sharding) if isinstance(leaf, NamedSharding)]
+
+    def there(leaf: Any) -> jax.Array:
+        own = leaf.sharding
+        is_on_mesh = isinstance(own, NamedSharding) and own.mesh.axis_names == meshes[0].axis_names
+        return jax.device_put(leaf, NamedSharding(meshes[0], own.spec if is_on_mesh else PartitionSpec()))
+
+    return jax.jit(init, out_shardings=sharding)(jax.tree.map(there, params) if meshes else params)
 
 
 def check_transformation(tx: Any, call: str) -> None:
@@ -64,6 +80,17 @@ def check_transformation(tx: Any, call: str) -> None:
             got=f"{type(tx).__name__} {show(tx)}",
             cause="the arguments are in another order, or a recipe was passed without its learning rate",
             fix="write tx = adam(1e-3)",
+        )
+
+
+def check_state(state: Any) -> None:
+    if not isinstance(state, TrainState):
+        raise ArgumentTypeError(
+            "step(state, batch)",
+            expected="state must be a TrainState",
+            got=type(state).__name__,
+            cause="the parameters were passed alone, or the result of a train step was not taken apart",
+            fix="write state = create_train_state(params, tx, key=key); state, metrics = step(state, batch)",
         )
 
 

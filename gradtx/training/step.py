@@ -21,8 +21,10 @@ from gradtx.errors import ArgumentRangeError, ArgumentTypeError, Count, checked_
 from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.micro_batches import Evaluated, means_over_parts
+from gradtx.training.over_devices import check_apart, over_devices, shares
+from gradtx.training.parallel import Parallel, devices_of, on_mesh, split_along
 from gradtx.training.single_examples import one_by_one
-from gradtx.training.state import TrainState, check_transformation
+from gradtx.training.state import TrainState, check_state, check_transformation
 from gradtx.tree import is_inexact, path_name, squared_norm
 
 Metrics = dict[str, jax.Array]
@@ -54,7 +56,15 @@ class EvalStep(Protocol):
 
 @checked_call
 def make_train_step(
-    loss: Loss, tx: Any, *, accumulate: Count = 1, donate: bool = True, gradient_norm: bool = False
+    loss: Loss,
+    tx: Any,
+    *,
+    parallel: Parallel = "jit",
+    mesh: Any = None,
+    axis: str | None = None,
+    accumulate: Count = 1,
+    donate: bool = True,
+    gradient_norm: bool = False,
 ) -> TrainStep:
     """Compiles ``step(state, batch) -> (state, metrics)``, one step of training::
 
@@ -66,6 +76,9 @@ def make_train_step(
     Args:
         loss: ``loss(params, model_state, batch, key) -> (scalar, (model_state, metrics))``; see :func:`from_plain`.
         tx: A gradient transformation. It gets those of the signals above that its ``update`` takes.
+        parallel: How a step runs on the devices of ``mesh``, see below.
+        mesh: The devices. Without, a step runs where its state lies.
+        axis: The axis of the mesh along which batches are split; its first one without.
         accumulate: Parts in which a batch goes through the loss, one after the other, in the memory of one of them.
         donate: Let the new state take the memory of the old one, which is gone afterwards.
         gradient_norm: Report the 2-norm of the gradient too, in place of what a watch calls so.
@@ -96,10 +109,28 @@ def make_train_step(
     gradient of a convolution 16 times slower in a loop, so for CPUs a loss with convolutions is written out part by
     part: 8 parts take 14 ms instead of 170, and 2.5 s to compile instead of 1.1.
 
+    On a mesh the step takes the whole batch and splits it along its leading axes, and puts the state where it belongs:
+    what lies on the mesh stays so, as parameters that are split along other axes, and the rest is replicated.
+
+    - ``"jit"``: the program of one device, split by the compiler: the same loss, keys and statistics of the batch.
+      A batch whose length the devices do not divide is computed whole by each.
+    - ``"shard_map"``: each device evaluates the loss on its own examples, with the key ``fold_in(k, device)``, and
+      means are weighted by examples, as for parts above; integer metrics become means as well. Of a batch that the
+      devices do not divide the first ones take one example more. Norms take ``axis_name`` for statistics of all
+      devices, ``()`` for those of each; model states are averaged, integers in them become the largest.
+    - ``"pmap"``: the same by ``jax.pmap``, which is a ``shard_map`` itself: no faster, on meshes of one axis.
+    - ``"zero"``: as ``"shard_map"``, but the sum over devices leaves each with its part of the gradient; it keeps that
+      part of the optimizer's state (:func:`state_sharding`), updates that part of the parameters, and they are put
+      together. A device sends as many bytes as before, and keeps 1/n of the state.
+    - ``"fsdp"``: as ``"zero"``, but parameters are kept in parts too, and put together before the loss.
+
+    In all of them ``tx`` sees whole arrays, which the compiler splits: a global norm is one, and a part that needs a
+    whole matrix (:func:`gradtx.muon`) gets it, for what it costs to send.
+
     A transformation of the gradients of single examples (:func:`gradtx.dpsgd`) gets them: the loss sees one example at
     a time, as a batch of length one, with a key of its own. ``loss`` and metrics are their means, as they are, and not
     private. It takes the memory of as many gradients as there are examples, and neither a model state nor
-    ``accumulate``; :func:`micro_grad` does with less.
+    ``accumulate``; :func:`micro_grad` does with less. On a mesh by ``"jit"`` only.
 
     A step that a guard (:func:`gradtx.skip_nonfinite`, :func:`gradtx.skip_large`, :func:`gradtx.accumulate`) in ``tx``
     leaves out changes nothing else either: model state and ``step`` stay, so the next one draws the same keys, and the
@@ -108,11 +139,16 @@ def make_train_step(
     in ``tx`` scales the loss before it is differentiated; with it a part that overflows is not left out but makes the
     scale smaller, and the step is.
 
+    Raises:
+        ArgumentTypeError, ArgumentRangeError: Another ``parallel``, or one without ``mesh`` or with no such ``axis``.
+
     Raises, at the first call and never in the compiled program:
         LossFormError: The loss has another form; the message shows the right one.
         StructureError, ShapeError, DtypeError: The loss returned another kind of model state than it was given.
         ArgumentTypeError: ``state`` is no :class:`TrainState`, or was donated to an earlier step.
-        BatchError: The arrays of a batch have leading axes of several lengths, so that it cannot be cut or counted.
+        BatchError: The arrays of a batch have leading axes of several lengths, so that it cannot be cut or counted; or
+            devices that evaluate the loss apart have no example each, or not equally many for a loss that sums over
+            devices itself.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx.training import create_train_state, from_plain, make_train_step
@@ -129,26 +165,40 @@ def make_train_step(
     _, update = tx
     taken = signals_taken(update)
     takes_examples = record_of(tx).per_example
+    devices = devices_of(call, parallel, mesh, axis)
+    apart = devices if parallel != "jit" else None  # each device evaluates the loss by itself
+    if takes_examples and apart:
+        raise ArgumentRangeError(
+            call, expected='parallel="jit", as the transformation takes the gradient of each example',
+            got=show(parallel), cause="devices only hand on the means over their examples",
+            fix='write parallel="jit", which splits them too',
+        )  # fmt: skip
     if takes_examples and accumulate > 1:
         raise ArgumentRangeError(
             call, expected="accumulate=1, as the transformation takes the gradient of each example", got=accumulate,
             cause="it needs them all at once", fix="sum clipped gradients in parts by training.micro_grad",
         )  # fmt: skip
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        _check_state(state)
+    def train_step(state: TrainState, batch: Any, split: Any = None) -> tuple[TrainState, Metrics]:
+        check_state(state)
         step, params, opt_state, model_state, key = state
         own = _own_metrics(opt_state, accumulate)
         reserved = frozenset({"loss", *own} | ({"gradient_norm"} if gradient_norm else set()))
         scale = loss_scale(opt_state) if "loss_scale" in own else None
         loss_key, update_key = jax.random.split(jax.random.fold_in(typed_key(key), step))
-        whole = functools.partial(_over, batch, loss_key, accumulate, scale is not None)
+        whole_leaves: list[int | None] = [None] * len(jax.tree.leaves(params))
+        scattered = whole_leaves if devices is None or split is None else split_along(devices, split)
+        gathered = scattered if parallel == "fsdp" else whole_leaves
+        has_shares = apart and shares(apart, batch)[1] > 0
 
         def without_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
             value, (new_model_state, metrics) = call_loss(loss, reserved, params, model_state, batch, key)
+            if apart and (has_shares or "examples" in metrics):
+                why = "a batch that they do not divide" if has_shares else "a count of 'examples' by the loss"
+                check_apart(apart, why, loss, params, model_state, batch, key)
             return Evaluated(value, _complete(value, metrics, batch), [], new_model_state)
 
-        def with_slope(model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
+        def with_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
             def scaled(params: Any) -> tuple[jax.Array, Evaluated]:
                 found = without_slope(params, model_state, batch, key)
                 return found.value if scale is None else found.value * scale.astype(found.value.dtype), found
@@ -156,16 +206,30 @@ def make_train_step(
             grads, found = jax.grad(scaled, has_aux=True, allow_int=True)(params)
             return found._replace(grads=[_ascent(leaf) for leaf in jax.tree.leaves(grads) if is_inexact(leaf)])
 
+        def whole(evaluate: Callable[..., Evaluated], params: Any, scattered: list[int | None]) -> Any:
+            in_parts = functools.partial(_in_parts, evaluate, accumulate, scale is not None)
+            if apart is None:
+                return in_parts(params, model_state, batch, loss_key)
+            return over_devices(
+                in_parts, apart, params, model_state, batch, loss_key, gathered=gathered, scattered=scattered
+            )
+
         def value_fn(params: Any, key: Any = None) -> jax.Array:
             del key  # Optax's line searches hand every signal that they do not know on to value_fn
-            return whole(functools.partial(without_slope, params), model_state)[0].value
+            return whole(without_slope, params, [])[0].value
 
-        evaluate = one_by_one(with_slope) if takes_examples else with_slope
-        (value, metrics, floating, new_model_state), left_out = whole(evaluate, model_state)
+        of_examples = lambda params, *rest: one_by_one(functools.partial(with_slope, params))(*rest)  # noqa: E731
+        scattered = [to for to, leaf in zip(scattered, jax.tree.leaves(params), strict=True) if is_inexact(leaf)]
+        found, left_out = whole(of_examples if takes_examples else with_slope, params, scattered)
+        value, metrics, floating, new_model_state = found
         grads = _beside_integers(params, floating)
         signals = {"value": value, "grad": grads, "value_fn": value_fn, "key": update_key}
+        if split is not None:
+            params = jax.lax.with_sharding_constraint(params, split)
         updates, new_opt_state = update(grads, opt_state, params, **{name: signals[name] for name in taken})
         new_params, new_step = apply_updates(params, updates), next_step(step)
+        if split is not None:
+            new_params = jax.lax.with_sharding_constraint(new_params, split)
         if "skipped_steps" in own:
             is_done = skipped_steps(new_opt_state) == skipped_steps(opt_state)
             new_step, new_model_state = choose(is_done, (new_step, new_model_state), (step, model_state))
@@ -176,7 +240,8 @@ def make_train_step(
             metrics["gradient_norm"] = norm.astype(jnp.float32)
         return TrainState(new_step, new_params, new_opt_state, new_model_state, key), metrics
 
-    compiled = jax.jit(train_step, donate_argnums=0 if donate else ())
+    donated = 0 if donate else ()
+    compiled: Any = on_mesh(devices, train_step, donated) if devices else jax.jit(train_step, donate_argnums=donated)
     is_first = True
 
     @functools.wraps(train_step)
@@ -210,7 +275,7 @@ def make_eval_step(loss: Loss) -> EvalStep:
     check_loss(loss, f"make_eval_step({show(loss)})")
 
     def eval_step(state: TrainState, batch: Any) -> Metrics:
-        _check_state(state)
+        check_state(state)
         key = jax.random.fold_in(typed_key(state.key), state.step)
         value, (_, metrics) = call_loss(loss, frozenset({"loss"}), state.params, state.model_state, batch, key)
         return _complete(value, metrics, batch)
@@ -225,16 +290,24 @@ def signals_taken(update: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name in ("value", "grad", "value_fn", "key") if takes_any or name in parameters)
 
 
-def _over(
-    batch: Any, key: jax.Array, parts: int, is_scaled: bool, evaluate: Callable[..., Evaluated], model_state: Any
+def _in_parts(
+    evaluate: Callable[..., Evaluated],
+    parts: int,
+    is_scaled: bool,
+    params: Any,
+    model_state: Any,
+    batch: Any,
+    key: jax.Array,
+    agreed: Callable[[jax.Array], jax.Array] = lambda is_finite: is_finite,
 ) -> tuple[Evaluated, jax.Array]:
     """What ``evaluate`` gives for a batch, at once or in parts, and how many parts were left out.
 
     With a loss scale none is: gradients that overflow are how it learns that it is too large.
     """
+    evaluate = functools.partial(evaluate, params)
     if parts == 1:
         return evaluate(model_state, batch, key), jnp.zeros((), jnp.int32)
-    return means_over_parts(evaluate, model_state, batch, key, parts, keep_all=is_scaled)
+    return means_over_parts(evaluate, model_state, batch, key, parts, keep_all=is_scaled, agreed=agreed)
 
 
 def _beside_integers(params: Any, floating: list[jax.Array]) -> Any:
@@ -282,17 +355,6 @@ def _warn_unless_finite(metrics: Metrics, batch: Any) -> None:
         NonFiniteLossWarning,
         stacklevel=3,
     )
-
-
-def _check_state(state: Any) -> None:
-    if not isinstance(state, TrainState):
-        raise ArgumentTypeError(
-            "step(state, batch)",
-            expected="state must be a TrainState",
-            got=type(state).__name__,
-            cause="the parameters were passed alone, or the result of a train step was not taken apart",
-            fix="write state = create_train_state(params, tx, key=key); state, metrics = step(state, batch)",
-        )
 
 
 def _check_not_donated(state: Any) -> None:

@@ -5,16 +5,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.core import GradientTransformation, NonNegativeTree, SignedTree, transformation
+from gradtx.core import AccumulatedTree, GradientTransformation, NonNegativeTree, PositionTree, transformation
 from gradtx.tree import cut
 
 
 class ScaleByCocobState(NamedTuple):
-    start: SignedTree
-    gradient_sum: SignedTree
+    start: PositionTree
+    gradient_sum: AccumulatedTree
     largest: NonNegativeTree
-    absolute_sum: NonNegativeTree
-    reward: NonNegativeTree
+    absolute_sum: AccumulatedTree
+    reward: AccumulatedTree
 
 
 @transformation(locality="elementwise", real=True)
@@ -46,7 +46,9 @@ def scale_by_cocob(alpha: errors.Positive = 100.0, eps: errors.Epsilon = 1e-8) -
         gradient_sum = state.gradient_sum - g
         largest = jnp.maximum(state.largest, jnp.abs(g))
         absolute_sum = state.absolute_sum + jnp.abs(g)
-        reward = jnp.maximum(state.reward - g * (param - state.start), 0.0)
+        # max(R - g (p - p_0), 0), with the sum last: XLA's CPU backend makes a last operation on one array again where
+        # it is used, and would for that copy the old R
+        reward = state.reward + jnp.maximum(-g * (param - state.start), -state.reward)
         above = jnp.maximum(largest, jnp.finfo(largest.dtype).tiny)  # eps may be 0
         bet = gradient_sum / above * ((above + reward) / above / jnp.maximum(absolute_sum / above + 1.0, alpha))
         step = (state.start - param) + bet

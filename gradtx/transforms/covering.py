@@ -40,7 +40,8 @@ def covered_sum_of_squares(decay: errors.Decay | None = None) -> GradientTransfo
         if v.ndim < 2:
             return v
         others = {axis: tuple(k for k in axes if k != axis) for axis in axes}
-        return {f"axis_{axis}": jnp.max(v, others[axis], keepdims=True, initial=0.0) for axis in axes}
+        initial = None if v.size else 0.0
+        return {f"axis_{axis}": jnp.max(v, others[axis], keepdims=True, initial=initial) for axis in axes}
 
     def init(param):
         return CoveredSumOfSquaresState(covers(jnp.zeros_like(param.real)))

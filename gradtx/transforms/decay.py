@@ -135,7 +135,7 @@ def keep_zeros() -> Functions:
         return KeepZerosState((param != 0).astype(jnp.float32))
 
     def update(update, state):
-        return jnp.where(state.kept == 0, 0, update), state
+        return jax.lax.select(state.kept == 0, jnp.zeros_like(update), update), state  # of equal shapes, or an error
 
     return init, update
 

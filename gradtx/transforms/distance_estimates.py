@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import (
+    AccumulatedTree,
     Counter,
     Functions,
     NonNegativeTree,
+    PositionTree,
     SignedScalar,
     SignedTree,
     first_step,
@@ -21,8 +23,8 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.transforms.moments import finite_square, weight_seen
-from gradtx.transforms.whole_trees import copied, tree_dot, wide_zero
-from gradtx.tree import cut
+from gradtx.transforms.whole_trees import copied, wide_zero
+from gradtx.tree import cut, limited_dot
 
 UNIT = 2.0**20
 
@@ -33,8 +35,8 @@ class ScaleByProdigyState(NamedTuple):
     numerator: SignedScalar
     mean: SignedTree
     mean_square: NonNegativeTree
-    gradient_sum: SignedTree
-    start: SignedTree
+    gradient_sum: AccumulatedTree
+    start: PositionTree
 
 
 @transformation(locality="tree", real=True)
@@ -60,8 +62,9 @@ def scale_by_prodigy(
 
     ``b3`` is ``sqrt(b2)`` if not given. ``safeguard_warmup`` leaves the learning rate out of ``s``, for a warm-up in
     which small rates would let ``d`` grow too far. ``bias_correction`` multiplies the learning rate by
-    ``sqrt(1 - b2^t) / (1 - b1^t)``, as Optax always does; the paper does not. The parts of ``<g, p_0 - p>`` are cut at
-    2^50. ``u`` is uphill: :func:`gradtx.prodigy` is the step. State: four float32 numbers per parameter.
+    ``sqrt(1 - b2^t) / (1 - b1^t)``, as Optax always does; the paper does not. In a ``<g, p_0 - p>``
+    that is not below 2^50 the numbers are cut there. ``u`` is uphill: :func:`gradtx.prodigy` is the step. State: four
+    float32 numbers per parameter.
 
     Source: Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4.
     """
@@ -86,8 +89,8 @@ def scale_by_prodigy(
         scaled = jax.tree.map(lambda g: _limited(_like(in_units, g) * g), g)
         mean = jax.tree.map(lambda m, x: m + (1.0 - b1) * (x - m), state.mean, scaled)
         mean_square = jax.tree.map(lambda v, x: v + (1.0 - b2) * (finite_square(x) - v), state.mean_square, scaled)
-        apart = jax.tree.map(jnp.subtract, state.start, params)
-        numerator = decay * state.numerator + (1.0 - decay) * rate * in_units**2 * tree_dot(g, apart)
+        product = limited_dot(updates, state.start, params, by=jnp.subtract)
+        numerator = decay * state.numerator + (1.0 - decay) * rate * in_units**2 * product
         weight = (1.0 - decay) * in_units * (1.0 if safeguard_warmup else rate)
         gradient_sum = jax.tree.map(lambda s, x: decay * s + weight * x, state.gradient_sum, scaled)
         estimate = estim_lr_coef * _quotient(numerator, _sum_of_magnitudes(gradient_sum))
@@ -95,7 +98,7 @@ def scale_by_prodigy(
         def one(m, v, p):
             root = jnp.sqrt(v)
             direction = m / jnp.maximum(root + in_units * eps, jnp.finfo(v.dtype).tiny)
-            return (rate * d) * (direction + weight_decay * p)
+            return _after(product, rate * d) * (direction + weight_decay * p)
 
         updates = jax.tree.map(one, mean, mean_square, params)
         return updates, ScaleByProdigyState(
@@ -111,7 +114,7 @@ class ScaleByDAdaptAdamState(NamedTuple):
     numerator: SignedScalar
     mean: SignedTree
     mean_square: NonNegativeTree
-    gradient_sum: SignedTree
+    gradient_sum: AccumulatedTree
 
 
 @transformation(locality="tree", real=True)
@@ -158,9 +161,12 @@ def scale_by_dadapt_adam(
         below = jax.tree.map(lambda v: jnp.maximum(jnp.sqrt(v) + eps, jnp.finfo(v.dtype).tiny ** 0.5), mean_square)
         scaled = jax.tree.map(lambda g: _limited(_like(in_units, g) * g), g)
         mean = jax.tree.map(lambda m, x: m + (1.0 - b1) * (x - m), state.mean, scaled)
-        product = tree_dot(g, jax.tree.map(jnp.divide, state.gradient_sum, below))
+        most = 1.01 / jnp.sqrt(1.0 - b2)  # of |g| / w, as v holds (1 - b2) g^2; where v has saturated, its limit
+        shares = jax.tree.map(lambda g, w: jnp.clip(g / w, -most, most), updates, below)
+        product = _sum(jax.tree.map(jnp.multiply, shares, state.gradient_sum))
         numerator = decay * state.numerator + (1.0 - decay) * in_units * product
-        gradient_sum = jax.tree.map(lambda s, x: s + (1.0 - decay) * (x - s), state.gradient_sum, scaled)
+        share = _after(product, 1.0 - decay)
+        gradient_sum = jax.tree.map(lambda s, x: s + share * (x - s), state.gradient_sum, scaled)
         size = (1.0 - decay) * _sum_of_magnitudes(gradient_sum)
         estimate = _quotient(numerator, size) / UNIT
         updates = jax.tree.map(lambda m, w, p: m / w / UNIT + rate * d * weight_decay * p, mean, below, params)
@@ -169,6 +175,14 @@ def scale_by_dadapt_adam(
         )
 
     return init, update
+
+
+def _after(product: jax.Array, number: Any) -> jax.Array:
+    """``number``, known only once ``product`` is: NaN where that is NaN.
+
+    XLA's CPU backend would else copy what the product reads, so that the loop with ``number`` may write it: two passes.
+    """
+    return jnp.where(jnp.isnan(product), jnp.nan, number)
 
 
 def _zeros(params: Any) -> Any:
@@ -188,8 +202,12 @@ def _correction(b1: Any, b2: Any, step: jax.Array) -> jax.Array:
     return jnp.sqrt(weight_seen(b2, step)) / weight_seen(b1, step)
 
 
+def _sum(tree: Any) -> jax.Array:
+    return sum(map(jnp.sum, jax.tree.leaves(tree)), start=jnp.zeros((), jnp.float32))
+
+
 def _sum_of_magnitudes(tree: Any) -> jax.Array:
-    return sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)), start=jnp.zeros((), jnp.float32))
+    return _sum(jax.tree.map(jnp.abs, tree))
 
 
 def _quotient(above: jax.Array, below: jax.Array) -> jax.Array:

@@ -10,14 +10,14 @@ from gradtx.core import (
     Counter,
     EmptyState,
     GradientTransformation,
+    PositionTree,
     SignedScalar,
-    SignedTree,
     first_step,
     next_step,
     transformation,
 )
 from gradtx.transforms.signals import one_number
-from gradtx.transforms.whole_trees import copied, divided_by, scaled_tree_norm, tree_norm, wide_zero
+from gradtx.transforms.whole_trees import copied, divided_by, minus, scaled_tree_norm, tree_norm, wide_zero
 from gradtx.tree import squared_norm
 
 InitStep = tuple[Literal["distance", "learning_rate", "heuristic"], float]
@@ -28,7 +28,7 @@ class ScaleByDoGState(NamedTuple):
     step: Counter
     distance: SignedScalar
     gradient_norm: SignedScalar
-    start: SignedTree
+    start: PositionTree
 
 
 @transformation(locality="tree")
@@ -71,7 +71,7 @@ def scale_by_dog(init_step: InitStep = ("heuristic", 1e-6), eps: errors.Epsilon 
 class ScaleByDoWGState(NamedTuple):
     distance: SignedScalar
     weighted_norm: SignedScalar
-    start: SignedTree
+    start: PositionTree
 
 
 @transformation(locality="tree")
@@ -163,8 +163,8 @@ def _checked(init_step: Any) -> tuple[str, float]:
 
 
 def _apart(params: Any, start: Any) -> jax.Array:
-    """``||p - p_0||`` in one pass; parameters are never so far apart that squares overflow."""
-    return jnp.sqrt(squared_norm(jax.tree.map(jnp.subtract, params, start)))
+    """``||p - p_0||`` in one pass, of equal shapes; parameters are never so far apart that squares overflow."""
+    return jnp.sqrt(squared_norm(jax.tree.map(minus, params, start)))
 
 
 def _like(number: jax.Array, leaf: jax.Array) -> jax.Array:

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import (
+    AccumulatedTree,
     Counter,
     Functions,
-    NonNegativeTree,
+    PositionTree,
     SignedScalar,
-    SignedTree,
     first_step,
     next_step,
     transformation,
@@ -22,9 +22,9 @@ from gradtx.tree import cut
 class ScaleByMadgradState(NamedTuple):
     step: Counter
     weight: SignedScalar
-    sum: SignedTree
-    sum_of_squares: NonNegativeTree
-    start: SignedTree
+    sum: AccumulatedTree
+    sum_of_squares: AccumulatedTree
+    start: PositionTree
 
 
 @transformation(locality="elementwise")

@@ -32,7 +32,7 @@ class DifferenceState(NamedTuple):
 
 @transformation(locality="elementwise")
 def difference() -> Functions:
-    """``u = g_t - g_{t-1}``, the change since the last gradient; 0 at the first.
+    """``u = g_t - g_{t-1}``, the change since the last gradient; 0 at the first. It saturates.
 
     State: one float32 number per parameter.
 
@@ -52,7 +52,8 @@ def difference() -> Functions:
         return state._replace(step=next_step(state.step))
 
     def update(update, state):
-        return update - jnp.where(state.step == 1, update, state.last), state._replace(last=update)
+        last = jnp.where(state.step == 1, update, state.last)
+        return saturating(update - last, jnp.isfinite(update) & jnp.isfinite(last)), state._replace(last=update)
 
     return init, update, advance
 

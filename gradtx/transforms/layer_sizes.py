@@ -12,7 +12,7 @@ from gradtx.core import (
     FactorTree,
     Functions,
     GradientTransformation,
-    SignedTree,
+    PositionTree,
     first_step,
     next_step,
     transformation,
@@ -20,7 +20,7 @@ from gradtx.core import (
 from gradtx.transforms.decay import add_decayed_weights
 from gradtx.transforms.magnitudes import hypotenuse, norm, saturating
 from gradtx.transforms.momentum import scale_by_momentum
-from gradtx.transforms.whole_trees import divided_by
+from gradtx.transforms.whole_trees import divided_by, minus
 
 
 @transformation(locality="leaf")
@@ -149,7 +149,7 @@ def step_and_shrink(learning_rate: errors.NonNegative) -> GradientTransformation
 class ScaleByDistanceOverGradientsState(NamedTuple):
     distance: FactorTree
     gradient_norm: FactorTree
-    start: SignedTree
+    start: PositionTree
 
 
 @transformation(locality="leaf")
@@ -179,7 +179,7 @@ def scale_by_distance_over_gradients(
 
     def update(update, state, param):
         first = reps_rel * (1.0 + norm(state.start))
-        distance = jnp.maximum(jnp.maximum(state.distance, first), norm(param - state.start))
+        distance = jnp.maximum(jnp.maximum(state.distance, first), norm(minus(param, state.start)))
         gradient_norm = hypotenuse(state.gradient_norm, norm(update))
         below = hypotenuse(gradient_norm, jnp.sqrt(jnp.asarray(eps, gradient_norm.dtype)))
         scaled = divided_by(update, below, global_scale * distance)

@@ -7,18 +7,28 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.core import Counter, FactorTree, Functions, SignedScalar, SignedTree, first_step, next_step, transformation
+from gradtx.core import (
+    Counter,
+    FactorTree,
+    Functions,
+    PositionTree,
+    SignedScalar,
+    first_step,
+    next_step,
+    transformation,
+)
 from gradtx.transforms.whole_trees import scaled_tree_norm, wide_zero
 
 
 class ScaleByLBFGSState(NamedTuple):
     step: Counter
     pairs: Counter  # pairs stored so far; the next one goes to the place `pairs % memory_size`
-    params: SignedTree
-    grad: SignedTree
+    params: PositionTree
+    grad: PositionTree
     steps: FactorTree
     changes: FactorTree
     curvatures: SignedScalar  # 1 / <y, s> of each pair, 0 where there is none
+    scale: SignedScalar  # gamma of the newest pair (XLA's CPU backend would copy all pairs to read that one again)
 
 
 @transformation(locality="tree", real=True)
@@ -61,6 +71,7 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
             steps=jax.tree.map(memory, params),
             changes=jax.tree.map(memory, params),
             curvatures=jnp.zeros(memory_size, wide_zero(params).dtype),
+            scale=wide_zero(params),
         )
 
     def remembering(state: Any, grad: Any, params: Any) -> Any:
@@ -81,6 +92,7 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
             steps=jax.tree.map(kept, state.steps, s),
             changes=jax.tree.map(kept, state.changes, y),
             curvatures=kept(state.curvatures, curvature),
+            scale=jnp.where(usable, product / jnp.where(square > 0, square, product), state.scale),
         )
 
     def update(grad, state, params):
@@ -114,10 +126,7 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
             0, memory_size, newest_first, (direction, jnp.zeros_like(state.curvatures))
         )
         if scale_init_precond:
-            _, y, rho = pair(0)
-            square = _dot(y, y)
-            newest = 1.0 / jnp.where(rho * square > 0, rho * square, 1.0)
-            gamma = jnp.where(state.pairs > 0, newest, jnp.minimum(1.0, _inverse(h, length)))
+            gamma = jnp.where(state.pairs > 0, state.scale, jnp.minimum(1.0, _inverse(h, length)))
             direction = jax.tree.map(lambda q: gamma.astype(q.dtype) * q, direction)
         direction = jax.lax.fori_loop(0, memory_size, oldest_first, direction)
         back = 1.0 / h

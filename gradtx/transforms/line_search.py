@@ -12,8 +12,8 @@ from gradtx.core import (
     Functions,
     GradientTransformation,
     Pair,
+    PositionTree,
     SignedScalar,
-    SignedTree,
     apply_updates,
     first_step,
     join,
@@ -34,7 +34,7 @@ class LinesearchState(NamedTuple):
 
     learning_rate: SignedScalar
     value: SignedScalar
-    grad: SignedTree
+    grad: PositionTree
     evaluations: Counter
 
 

@@ -43,9 +43,28 @@ def scaled_norm(x: jax.Array, axis: Axes = None) -> tuple[jax.Array, jax.Array]:
     """``(h, length)`` with ``||x|| = length / h / h`` along ``axis``, or of all; shapes as of :func:`magnitude`.
 
     ``h`` is a power of two, ``length`` is 0 for ``x = 0`` and otherwise from 1 to four roots of the number of elements.
+    Two passes over ``x``. On CPUs one, with ``h = 1`` and any ``length``, where all sums of squares are within 2^-60
+    and 2^100. (Of 16,000 x 2,048 numbers that takes 6 ms there, three sums at three scales side by side 40 ms. On a GPU
+    a branch for each leaf would wait for the host.)
     """
-    h = halving(magnitude(x, axis))
-    return h, root(jnp.sum(square(x * (h * h)), axis=axis, keepdims=axis is not None))
+
+    def rescaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = halving(magnitude(x, axis))
+        return h, root(_sum(square(x * (h * h)), axis))
+
+    def branching(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        squares = _sum(square(x), axis)
+
+        def usual(_: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.ones_like(squares), root(squares)
+
+        return jax.lax.cond(jnp.all((squares > 2.0**-60) & (squares < 2.0**100)), usual, rescaled, x)
+
+    return jax.lax.platform_dependent(x, cpu=branching, default=rescaled)
+
+
+def _sum(x: jax.Array, axis: Axes) -> jax.Array:
+    return jnp.sum(x, axis=axis, keepdims=axis is not None)
 
 
 def norm(x: jax.Array, axis: Axes = None) -> jax.Array:

@@ -96,7 +96,7 @@ def scale_by_adan(
                 return found
 
             g = bounded_for_squares(updates)
-            change = apply("difference", g)
+            change = bounded_for_squares(apply("difference", updates))  # kept as it is, not as ``g``: one copy less
             ahead = apply("average", g) + b2 * apply("trend", change)
             return over_root(ahead, apply("root", g + b2 * change), eps), new
 

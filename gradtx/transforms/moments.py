@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.core import (
+    AccumulatedTree,
     Counter,
     Functions,
     GradientTransformation,
@@ -157,7 +158,7 @@ def variance(
 
 
 class SumOfSquaresState(NamedTuple):
-    sum_of_squares: NonNegativeTree
+    sum_of_squares: AccumulatedTree
 
 
 @transformation(locality="elementwise")
@@ -273,11 +274,14 @@ def _one_minus_exp(x: jax.Array) -> jax.Array:
 
 
 def _average(mean: jax.Array, g: jax.Array, decay: Any) -> jax.Array:
-    """``decay * mean + (1 - decay) * g``, and not zero for a real ``g`` that is not."""
+    """``decay * mean + (1 - decay) * g``, and not zero for a real ``g`` that is not.
+
+    (The sign of ``g`` is that of ``(g - mean) + mean``: XLA's CPU backend keeps a quotient that is used twice.)
+    """
     average = _interpolated(mean, g, decay)
-    if jnp.iscomplexobj(average):
+    if jnp.iscomplexobj(average) or average is g:
         return average
-    return jax.lax.select(average == 0, jnp.sign(g) * jnp.finfo(average.dtype).tiny, average)
+    return jax.lax.select(average == 0, jnp.sign((g - mean) + mean) * jnp.finfo(average.dtype).tiny, average)
 
 
 def _interpolated(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:

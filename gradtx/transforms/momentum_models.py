@@ -18,8 +18,9 @@ from gradtx.core import (
 )
 from gradtx.transforms.moments import finite_square, weight_seen
 from gradtx.transforms.signals import one_number
-from gradtx.transforms.whole_trees import LIMIT, scaled_tree_norm, tree_dot, wide_zero
-from gradtx.tree import cut
+from gradtx.transforms.whole_trees import scaled_tree_norm, wide_zero
+from gradtx.tree import cut, limited_dot
+from gradtx.tree.products import LIMIT
 
 
 class ScaleByMomoState(NamedTuple):
@@ -55,7 +56,8 @@ def scale_by_momo(
     ``adapt_lower_bound`` estimates the bound: it is lowered to ``gap / (2 w)`` of the model where that lies below it,
     and raised to what the model says after the step; never below ``lower_bound``. The signal ``value`` is the loss at
     the parameters. A zero gradient gives no step. ``u`` is uphill: :func:`gradtx.momo` and :func:`gradtx.momo_adam` are
-    the steps. Gradients are cut at 2^50. State: one float32 number per parameter, two with ``b2``.
+    the steps. Gradients are cut at 2^50 in ``m``, and in products that are not below it. State: one float32 number per
+    parameter, two with ``b2``.
 
     In Optax the step ``tau m / D`` is not divided by ``1 + a weight_decay``; the minimum of the regularized model is.
 
@@ -84,7 +86,7 @@ def scale_by_momo(
 
         mean = jax.tree.map(average, state.mean, g)
         mean_value = average(state.mean_value, one_number("value", value).astype(state.mean_value.dtype))
-        mean_product = average(state.mean_product, tree_dot(g, params))
+        mean_product = average(state.mean_product, limited_dot(updates, params))
         direction, mean_square = mean, None
         if b2 is not None:
             share_of_square = 1.0 - b2
@@ -92,19 +94,19 @@ def scale_by_momo(
             corrected = weight_seen(b2, step)
             direction = jax.tree.map(lambda m, v: _divided(m, v, corrected, eps), mean, mean_square)
         grown = 1.0 + learning_rate * weight_decay
-        above = grown * (mean_value - mean_product) + tree_dot(mean, params)
+        above = grown * (mean_value - mean_product) + limited_dot(mean, params)
         bound = jnp.maximum(state.lower_bound, lower_bound) if adapt_lower_bound else lower_bound
         if adapt_lower_bound:
             lowered = jnp.maximum(above / (2.0 * weight * grown), lower_bound)
             bound = jnp.where(above < grown * weight * bound, lowered, bound)
         gap = jnp.maximum(above - grown * weight * bound, 0.0)
         largest = learning_rate / weight
-        h, length = scaled_tree_norm(mean)
         if b2 is None:
+            h, length = scaled_tree_norm(mean)
             square, unit = length * length, h * h
             scaled = jnp.where(square > 0, gap * unit / jnp.where(square > 0, square, 1.0), 0.0)
         else:
-            square, unit = tree_dot(mean, direction), 1.0
+            square, unit = limited_dot(mean, direction), 1.0
             scaled = jnp.where(square > 0, gap / jnp.where(square > 0, square, 1.0), jnp.where(gap > 0, largest, 0.0))
         scaled = jnp.minimum(scaled, largest / unit)
 
@@ -114,7 +116,9 @@ def scale_by_momo(
         new_bound = state.lower_bound
         if adapt_lower_bound:
             fallen = 0.5 * (scaled / unit) * square
-            new_bound = jnp.maximum((mean_value + tree_dot(mean, params) - mean_product - fallen) / weight, lower_bound)
+            new_bound = jnp.maximum(
+                (mean_value + limited_dot(mean, params) - mean_product - fallen) / weight, lower_bound
+            )
         updates = jax.tree.map(one, direction, params)
         return updates, ScaleByMomoState(step, mean_value, mean_product, new_bound, mean, mean_square)
 

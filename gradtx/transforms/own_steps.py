@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.combinators import chain
 from gradtx.core import (
+    AccumulatedTree,
     Counter,
     Functions,
     GradientTransformation,
@@ -67,7 +68,7 @@ def scale_by_adadelta(rho: errors.Decay = 0.9, eps: errors.Epsilon = 1e-6) -> Gr
 
 class ScaleByRpropState(NamedTuple):
     step: Counter
-    step_size: NonNegativeTree
+    step_size: AccumulatedTree
     last: SignedTree
 
 

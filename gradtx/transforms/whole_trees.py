@@ -1,4 +1,4 @@
-"""Norms and products over all leaves of a tree, right over the whole range of float32."""
+"""Norms over all leaves of a tree, right over the whole range of float32."""
 
 import functools
 from typing import Any
@@ -8,10 +8,7 @@ import jax.numpy as jnp
 
 from gradtx.core import SignedTree
 from gradtx.transforms.magnitudes import halving, magnitude, root, saturating
-from gradtx.tree import cut, squared_norm
-
-LIMIT = 2.0**50
-"""Numbers are cut here for a product over a tree: the sum of 2^27 of them is finite."""
+from gradtx.tree import squared_norm
 
 
 def wide_zero(tree: Any) -> jax.Array:
@@ -47,14 +44,6 @@ def tree_norm(tree: Any) -> jax.Array:
     return saturating(length / h / h, jnp.isfinite(length))
 
 
-def tree_dot(x: Any, y: Any) -> jax.Array:
-    """``sum x y`` over all leaves, real ones, each number cut at 2^50; infinities and NaN stay visible."""
-    products = [
-        jnp.sum(cut(a, LIMIT) * cut(b, LIMIT)) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    ]
-    return sum(products, start=jnp.zeros((), jnp.float32))
-
-
 def divided_by(tree: Any, size: jax.Array, factor: Any) -> Any:
     """``factor * x / size`` where ``size`` is large or small as ``x`` is; 0 where ``size`` is 0."""
     h = halving(size)
@@ -66,3 +55,10 @@ def divided_by(tree: Any, size: jax.Array, factor: Any) -> Any:
 def copied(tree: Any) -> SignedTree:
     """The same numbers in buffers of their own: the parameters' may be donated beside them."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def minus(param: jax.Array, kept: jax.Array) -> jax.Array:
+    """``param - kept``, never broadcast."""
+    if param.shape != kept.shape:
+        raise ValueError(f"{kept.shape} is kept for {param.shape}")  # at the edge, the error of a state of another tree
+    return param - kept

@@ -32,6 +32,7 @@ from gradtx.tree.leaves import (
 )
 from gradtx.tree.making import cast, cast_like, full_like, ones_like, random_like, split_key_like, zeros_like
 from gradtx.tree.paths import leaf_paths, leaf_seeds, path_name
+from gradtx.tree.products import limited_dot
 from gradtx.tree.reductions import allclose, dtype, global_norm, max, min, size, sum, vdot
 from gradtx.tree.searching import get, get_all_with_path, set
 from gradtx.tree.squares import squared_norm, summed_together
@@ -60,6 +61,7 @@ __all__ = [
     "is_inexact",
     "leaf_paths",
     "leaf_seeds",
+    "limited_dot",
     "max",
     "min",
     "mul",

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "core": {"tree", "rounding", "errors"},
     "schedules": {"errors"},
     "combinators": {"core", "tree", "tables", "errors", "schedules"},
-    "storage": {"core", "tree", "rounding", "errors"},
+    "storage": {"core", "tree", "rounding", "errors", "combinators"},
     "transforms": PARTS - {"transforms"},
     "preconditioners": PARTS,
     "curvature": {"core", "tree", "tables", "linalg", "errors", "combinators"},

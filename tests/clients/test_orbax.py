@@ -37,6 +37,7 @@ OPTIMIZERS = {
         {"a": gradtx.adam(1e-2), "b": gradtx.sgd(0.1, 0.9)}, lambda path, leaf: "ab"[leaf.ndim - 1]
     ),
     "stored": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.cast("bfloat16", rounding="stochastic")),
+    "quantized": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.quantized(rounding="stochastic")),
     "watch": gradtx.watch(gradtx.adam(1e-2), per_leaf=True),
     "with Optax's adamw": gradtx.chain(gradtx.clip(1.0), optax.adamw(1e-2)),
 }

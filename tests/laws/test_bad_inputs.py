@@ -256,10 +256,6 @@ def other_gradients(unit: Unit) -> Iterator[Case]:
     yield f"{unit.name}, params and state in the other order", updating(unit, gradients(), params(), state)
 
 
-KEEPS_NO_SHAPE = {"scale_by_distance_over_gradients", "keep_zeros", "dog", "dowg"}
-"""They hand on a state of other shapes as it is, and only what changes it is compared."""
-
-
 def other_states(unit: Unit) -> Iterator[Case]:
     tx, state = started(unit)
     smaller = {**params(), "b": jnp.ones(1)}
@@ -268,8 +264,6 @@ def other_states(unit: Unit) -> Iterator[Case]:
         warnings.simplefilter("ignore", gradtx.combinators.selecting.UnusedLabelWarning)
         others["the state of other shapes"] = tx.init(smaller)
     for what, other in others.items():
-        if what == "the state of other shapes" and unit.name in KEEPS_NO_SHAPE:
-            continue
         if jax.tree.leaves(state) and types_of(other) != types_of(state):
             yield f"{unit.name}, {what}", functools.partial(traced, unit, other)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 import gradtx
 from gradtx import errors
-from tests.laws.unit import Unit
+from tests.laws.unit import Unit, of_wrong_kind, out_of_range
 
 
 def half_life(decay: errors.Decay = 0.5) -> gradtx.GradientTransformation:
@@ -50,4 +50,6 @@ ROWS = (
          kept=(jnp.float16, jnp.float32)),
     Unit("master weights of 8 bits more", gradtx.storage.master_weights, {"bits": 8}, (gradtx.sgd(0.1, 0.9),),
          kept=(jnp.float16, jnp.float32)),
+    Unit("packed", gradtx.storage.packed, {}, (gradtx.adamw(1e-3),),
+         bad=(out_of_range(below=0), of_wrong_kind(below=1.5))),
 )  # fmt: skip
