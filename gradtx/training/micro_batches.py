@@ -173,6 +173,6 @@ def length_of(batch: Any, call: str) -> int:
             expected="a batch with one length of all leading axes, and at least one example",
             got=shown or "no array with a leading axis",
             cause="the batch is cut along the leading axis",
-            fix="put the examples on the leading axis of every array, or take it whole by accumulate=1",
+            fix="put the examples on the leading axis of every array, or take it whole by accumulate=1, parallel='jit'",
         )
     return next(iter(lengths.values()))
