@@ -23,7 +23,7 @@ import optax
 
 import gradtx
 from benchmarks.reporting import environment, table, write_json
-from benchmarks.step_cost import Peer, adamw_by_hand, fusions, ratio, transforming
+from benchmarks.steps import Peer, adamw_by_hand, built, fusions, ratio, transforming
 from gradtx.storage import pack, packed, unpack
 
 RATE, DECAY = 1e-3, 0.01
@@ -84,16 +84,6 @@ def steps(params: Any, flatten: bool) -> dict[str, dict[str, Step]]:
     }
 
 
-def built(step: Step) -> tuple[jax.stages.Compiled, float, float]:
-    """The compiled step, and the seconds that tracing and lowering, and compiling took."""
-    function, *arguments = step
-    jax.clear_caches()
-    start = time.perf_counter()
-    lowered = jax.jit(function, donate_argnums=(0, 1)).lower(*arguments)
-    middle = time.perf_counter()
-    return lowered.compile(), middle - start, time.perf_counter() - middle
-
-
 def measure(what: str, peers: Mapping[str, Step], builds: int, rounds: int) -> list[dict[str, Any]]:
     """One row for each peer."""
     seconds: dict[str, dict[str, list[float]]] = {
@@ -102,7 +92,7 @@ def measure(what: str, peers: Mapping[str, Step], builds: int, rounds: int) -> l
     programs = {}
     for _ in range(builds):
         for name, step in peers.items():
-            programs[name], lower, compiling = built(step)
+            programs[name], lower, compiling = built(*step)
             for phase, time_of_it in (("lower", lower), ("compile", compiling), ("build", lower + compiling)):
                 seconds[name][phase].append(time_of_it)
     running = {name: jax.tree.map(jnp.copy, step[1:3]) for name, step in peers.items()}

@@ -20,7 +20,7 @@ import optax
 
 import gradtx
 from benchmarks.reporting import environment, table, write_json
-from benchmarks.step_cost import Peer, bytes_moved, bytes_not_taken, fusions, lowered, transforming
+from benchmarks.steps import Peer, bytes_moved, bytes_not_taken, fusions, lowered, transforming
 
 RATE = {"learning_rate": 1e-3}
 DECAYED = {**RATE, "weight_decay": 0.1}

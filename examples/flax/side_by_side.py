@@ -308,7 +308,7 @@ def draw_curves(path, trials, results):
         for side, colour, label in ((NUDGED, "0.6", NUDGED), (OURS, "C3", f"{OURS} and {THEIRS}")):
             apart = differences(found, side)
             below.semilogy(steps, np.where(apart > 0, apart, np.nan), ".", markersize=3, color=colour, label=label)
-        below.legend(fontsize=8, markerscale=3, loc="lower right")
+        below.legend(fontsize=8, markerscale=3, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
         below.set(xlabel="step", ylabel="difference (nats)")
         for panel in (above, below):
             panel.grid(alpha=0.3)

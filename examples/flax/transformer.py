@@ -133,7 +133,7 @@ def make_trials(options):
 
 def main(arguments=None):
     return side_by_side.show(
-        "transformer", __doc__, make_trials, arguments, steps=600, short_steps=20, batch_size=32,
+        "transformer", __doc__, make_trials, arguments, steps=400, short_steps=20, batch_size=32,
         data="file with a text, instead of Python's help",
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gradtx
-from benchmarks.step_cost import bytes_moved, equal_leaves, lowered, parameter_copies, traces, transforming
+from benchmarks.steps import bytes_moved, equal_leaves, lowered, parameter_copies, traces, transforming
 from gradtx import training
 
 LARGE = equal_leaves(4, 100_000)

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import gradtx
-from benchmarks.step_cost import bytes_moved, equal_leaves, lowered, parameter_copies, transforming
+from benchmarks.steps import bytes_moved, equal_leaves, lowered, parameter_copies, transforming
 from gradtx import errors
 from gradtx.core import record_of
 from tests.laws.trees import gradients, params, types

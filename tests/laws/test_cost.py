@@ -8,15 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 import gradtx
-from benchmarks.step_cost import (
-    CASES,
-    bytes_moved,
-    compiled_train_step,
-    equal_leaves,
-    lowered,
-    parameter_copies,
-    traces,
-)
+from benchmarks.step_cost import CASES, compiled_train_step
+from benchmarks.steps import bytes_moved, equal_leaves, lowered, parameter_copies, traces
 
 LARGE = equal_leaves(4, 100_000)
 

@@ -11,7 +11,7 @@ import pytest
 
 import gradtx
 from benchmarks.optimizer_bytes import matrices, peers
-from benchmarks.step_cost import bytes_moved, bytes_not_taken, lowered
+from benchmarks.steps import bytes_moved, bytes_not_taken, lowered
 from gradtx.transforms.magnitudes import scaled_norm
 from gradtx.transforms.whole_trees import scaled_tree_norm
 

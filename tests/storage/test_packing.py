@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import gradtx
-from benchmarks.step_cost import Peer, fusions, lowered, traces, transforming
+from benchmarks.steps import Peer, fusions, lowered, traces, transforming
 from gradtx import errors, training
 from gradtx.storage import Packed, cast, pack, packed, quantized, state_bytes, stored, unpack
 from gradtx.tree import leaf_paths

@@ -137,7 +137,7 @@ def sent(tx, parallel, mesh):
     return {kind: sorted(size for size in sizes if size > 16) for kind, sizes in found.items()}
 
 
-@pytest.mark.parametrize("name", ["adamw", "clipped"])
+@pytest.mark.parametrize("name", [pytest.param("adamw", marks=pytest.mark.slow), "clipped"])
 def test_zero_scatters_gradients_gathers_parameters_and_sends_nothing_else(name):
     found = sent(OPTIMIZERS[name], "zero", jax.make_mesh((4,), ("data",), devices=jax.devices()[:4]))
     assert found["reduce-scatter"] == [32, 2048, 2048]
