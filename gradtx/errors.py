@@ -141,6 +141,12 @@ class SkippedStepsError(GradtxError, FloatingPointError):
     code = "skipped-steps"
 
 
+class ProcessError(GradtxError, ConnectionError):
+    """One of several processes that train together is missing."""
+
+    code = "process"
+
+
 class MissingExtra(GradtxError, ImportError):
     """An optional package is not installed; the message names the extra."""
 

@@ -13,6 +13,7 @@ from gradtx.training.batch_size import BatchSizeRow, BatchSizes, GradientNoise, 
 from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.loss_form import from_plain
 from gradtx.training.micro_mapping import PerExample, micro_grad, micro_vmap, microbatch
+from gradtx.training.processes import watch_processes
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
 from gradtx.training.sharded_state import parameter_sharding, state_sharding
 from gradtx.training.sizing import DeviceBytes, bytes_per_device
@@ -46,4 +47,5 @@ __all__ = [
     "remove_units",
     "sparsity",
     "state_sharding",
+    "watch_processes",
 ]
