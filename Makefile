@@ -9,7 +9,7 @@ OUT ?= runs
 
 BIN := $(VENV)/bin
 EXAMPLES := $(patsubst examples/%.py,%,$(shell grep -l __main__ examples/*.py examples/flax/*.py))
-BENCHMARKS := import_cost step_cost many_leaves optimizer_bytes accuracy normalization curvature scaling
+BENCHMARKS := run import_cost step_cost many_leaves optimizer_bytes accuracy normalization curvature scaling storage
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -62,13 +62,16 @@ def _section(device: str, document: Document) -> str:
         f"Medians over {arguments['rounds']} rounds, in brackets the quartiles"
         + ("; small leaves in place of all, only to see that it runs." if arguments["quick"] else "."),
         _pictures(device, rows),
-        "**What is claimed, and whether it holds here:**",
-        _markdown(
-            [("claim", "---"), ("figure", "---"), ("verdict", "---")],
-            [[one["claim"], one["figure"], one["verdict"]]
-             for one in claims(rows, is_accelerator=document["is_accelerator"])],
-        ),
-    ]  # fmt: skip
+    ]
+    if not arguments["quick"]:
+        parts += [
+            "**What is claimed, and whether it holds here:**",
+            _markdown(
+                [("claim", "---"), ("figure", "---"), ("verdict", "---")],
+                [[one["claim"], one["figure"], one["verdict"]]
+                 for one in claims(rows, is_accelerator=document["is_accelerator"])],
+            ),
+        ]  # fmt: skip
     for leaves in dict.fromkeys(row["leaves"] for row in rows):
         here = [row for row in rows if row["leaves"] == leaves]
         parts += [f"### {leaves}: {here[0]['count']:,} leaves, {here[0]['parameters']:,} parameters", _table(here)]
@@ -163,18 +166,15 @@ def _draw_time(rows: Sequence[Row], plt: Any) -> Any:
             axis.plot([low, high], [at, at], color=PEERS[row["peer"]], lw=6, alpha=0.35, solid_capstyle="butt")
             axis.plot(row["time/Optax"], at, "o", color=PEERS[row["peer"]], ms=6)
             axis.annotate(
-                f"{row['time/Optax']:.2f}", (row["time/Optax"], at), (0, 7), textcoords="offset points", ha="center",
-                fontsize=8,
+                _short(row["time/Optax"]), (row["time/Optax"], at), (0, 7), textcoords="offset points", ha="center",
+                fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
         axis.axvline(1.0, color=PEERS["Optax"], lw=1, ls="--")
         axis.set_xscale("log")
         found = [edge for row in rows if row["leaves"] == size for edge in row["time/Optax quartiles"]]
-        axis.set_xlim(min(0.6, 0.6 * min(found)), max(1.7, 1.7 * max(found)))
-        ticks = [
-            t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if axis.get_xlim()[0] < t < axis.get_xlim()[1]
-        ]
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
+        left, right = min(0.6, 0.6 * min(found)), max(1.7, 1.7 * max(found))
+        axis.set_xlim(left, right)
+        _ticks(axis, left, right)
         count = next(row["count"] for row in rows if row["leaves"] == size)
         axis.set_title(f"{size}\n{count:,} leaves", fontsize=10)
         axis.grid(axis="x", color="0.9")
@@ -187,11 +187,25 @@ def _draw_time(rows: Sequence[Row], plt: Any) -> Any:
     return figure
 
 
+def _ticks(axis: Any, left: float, right: float) -> None:
+    """On a logarithmic axis: 1, 2 and 5 of each decade where there is room, else powers of ten."""
+    digits = (1, 2, 5) if right / left < 40 else (1, 3) if right / left < 200 else (1,)
+    ticks = [digit * 10.0**power for power in range(-3, 8) for digit in digits]
+    ticks = [tick for tick in ticks if left < tick < right]
+    axis.set_xticks(ticks, [f"{tick:,g}" if tick < 1 else f"{tick:,.0f}" for tick in ticks])
+    axis.minorticks_off()
+
+
+def _short(value: float) -> str:
+    """With two digits or more."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"
+
+
 def _draw_memory(rows: Sequence[Row], plt: Any) -> Any:
     """What is there during a step, stacked, and beside it what the step moves."""
     rows = [row for peer in list(PEERS)[::-1] for row in rows if row["peer"] == peer]
     figure, (held, moved) = plt.subplots(
-        1, 2, figsize=(11, 0.5 * len(rows) + 1.7), sharey=True, layout="constrained", width_ratios=(3, 2)
+        1, 2, figsize=(12, 0.5 * len(rows) + 1.7), sharey=True, layout="constrained", width_ratios=(3, 2)
     )
     names = [row["peer"] for row in rows]
     weights = [(row["held"] - row["state"]) / 2 for row in rows]
@@ -208,8 +222,8 @@ def _draw_memory(rows: Sequence[Row], plt: Any) -> Any:
         held.text(left[at] + 0.15, at, f"{left[at]:.2f}", va="center", fontsize=9)
         moved.text(4 * row["bytes"] + 0.4, at, f"{4 * row['bytes']:.1f}", va="center", fontsize=9)
     moved.barh(names, [4 * row["bytes"] for row in rows], color=[PEERS[name] for name in names], height=0.66)
-    held.set_xlabel("bytes for each parameter, there during a step")
-    moved.set_xlabel("bytes for each parameter, read and written by a step")
+    held.set_xlabel("bytes a parameter, in memory during a step")
+    moved.set_xlabel("bytes a parameter, read and written by a step")
     held.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
     held.set_xlim(0, 1.12 * max(left))
     moved.set_xlim(0, 1.15 * max(4 * row["bytes"] for row in rows))
@@ -225,21 +239,33 @@ def _draw_small(rows: Sequence[Row], plt: Any) -> Any:
     rows = [row for peer in list(PEERS)[::-1] for row in rows if row["peer"] == peer]
     names = [row["peer"] for row in rows]
     panels = [
-        ("to trace, lower and compile, seconds", [row.get("build seconds") for row in rows], "{:.2g}"),
-        ("of a step, milliseconds", [1e3 * row["step seconds"] for row in rows], "{:.2g}"),
-        ("until the call returns, microseconds", [row["host us"] for row in rows], "{:.3g}"),
+        ("to trace, lower and compile, seconds", [row.get("build seconds") for row in rows]),
+        ("of a step, milliseconds", [1e3 * row["step seconds"] for row in rows]),
+        ("until the call returns, microseconds", [row["host us"] for row in rows]),
     ]
     figure, axes = plt.subplots(1, 3, figsize=(12, 0.45 * len(rows) + 1.5), sharey=True, layout="constrained")
-    for axis, (label, values, form) in zip(axes, panels, strict=True):
-        axis.barh(names, [value or 0.0 for value in values], color=[PEERS[name] for name in names], height=0.66)
-        largest = max(value or 0.0 for value in values)
+    for axis, (label, values) in zip(axes, panels, strict=True):
+        there = [value for value in values if value is not None] or [1.0]
+        left, right = 0.5 * min(there), 3.0 * max(there)
+        axis.set_xscale("log")
+        axis.set_xlim(left, right)
         for at, value in enumerate(values):
-            said = "nothing to build" if value is None else form.format(value)
-            axis.text((value or 0.0) + 0.015 * largest, at, said, va="center", fontsize=9)
-        axis.set_xlim(0, 1.15 * largest)
+            if value is None:
+                axis.annotate(
+                    "nothing to build", (left, at), (6, 0), textcoords="offset points", va="center", fontsize=9
+                )
+                continue
+            axis.plot([left, value], [at, at], color=PEERS[names[at]], lw=1.5, alpha=0.5)
+            axis.plot(value, at, "o", color=PEERS[names[at]], ms=8)
+            axis.annotate(_short(value), (value, at), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        _ticks(axis, left, right)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
         axis.set_xlabel(f"time {label}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(-0.6, len(names) - 0.4)
     figure.suptitle(f"AdamW, {rows[0]['count']:,} leaves of {rows[0]['parameters'] // rows[0]['count']:,} elements",
                     fontsize=11)  # fmt: skip
     return figure

@@ -11,8 +11,6 @@ import numpy as np
 from benchmarks.leaves import Shapes
 from benchmarks.steps import B1, B2, DECAY, EPS, MAX_NORM, RATE
 
-KINDS = ("foreach", "fused")
-
 
 def is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
@@ -41,6 +39,13 @@ def starting(optimizer: str, kind: str, shapes: Shapes) -> tuple[Callable[[], No
         made.step()
 
     return call, torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def give_back() -> None:
+    """The memory of a GPU that PyTorch keeps for later."""
+    import torch
+
+    torch.cuda.empty_cache()  # nothing where there is no GPU
 
 
 def moments(optimizer: str) -> int:

@@ -10,6 +10,7 @@ images that it never trained on. They are looked at, epoch by epoch, but nothing
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -53,7 +54,14 @@ OPTIMIZERS = {
 
 
 class ConvNet(nn.Module):
-    """Three convolutions with batch normalization, then one dense layer; images [n, side, side] to logits [n, 10]."""
+    """Three convolutions with batch normalization, then one dense layer; images [n, side, side] to logits [n, 10].
+
+    ``axis_name`` is the axis of devices over which statistics of the batch are taken together.
+    """
+
+    dropout: float = DROPOUT
+    axis_name: str | None = None
+    activation: Callable = nn.relu
 
     @nn.compact
     def __call__(self, images, train):
@@ -62,11 +70,12 @@ class ConvNet(nn.Module):
             # All of 28x28 would take four times as long as every second row and column.
             stride = 2 if depth == 0 and x.shape[1] > 16 else 1
             x = nn.Conv(width, (3, 3), strides=stride, use_bias=False)(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+            x = self.activation(x)
             if depth == 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(len(x), -1)
-        x = nn.Dropout(DROPOUT, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(CLASSES)(x)
 
 

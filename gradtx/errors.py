@@ -460,7 +460,8 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
                 _check_number(call, key, value, constraint, example)
             elif isinstance(constraint, Whole):
                 _check_whole(call, key, value, constraint, example)
-        if typing.get_origin(alternative) is Literal and value not in typing.get_args(alternative):
+        is_choice = isinstance(value, str | int | np.integer) and value in typing.get_args(alternative)
+        if typing.get_origin(alternative) is Literal and not is_choice:
             choices = ", ".join(map(repr, typing.get_args(alternative)))
             meant = nearest(str(value), map(str, typing.get_args(alternative)))
             raise ArgumentRangeError(

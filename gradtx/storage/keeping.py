@@ -32,6 +32,7 @@ from gradtx.core import (
     record_of,
     transformation,
 )
+from gradtx.storage.kernels import in_one_pass
 from gradtx.tree import leaf_paths, leaf_seeds
 
 
@@ -41,13 +42,15 @@ class Layout(NamedTuple):
     ``encode(array, role, key)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
     ``role`` is the field's, and ``key`` a function that gives a random key, or None for rounding to nearest.
     ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
-    kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours.
+    kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours. Where these
+    are no others than its ``block`` numbers along the last axis, accelerators may take the array in tiles of them.
     """
 
     encode: Callable[[jax.Array, Role, Callable[[], jax.Array] | None], Any]
     decode: Callable[[Any, Role], jax.Array]
     refuses: Callable[[Role], str | None]
     reads: Locality = "elementwise"
+    block: int | None = None
 
 
 AS_IT_IS = Layout(lambda array, role, key: array, lambda kept, role: kept, lambda role: None)
@@ -103,13 +106,18 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
     made: dict[tuple[Pair, Layout], Pair] = {}
 
+    def alone(pair: Pair, one: Layout) -> Pair:
+        around = _around(call, pair, functools.partial(_the_same, one))
+        if one.block is None or record.locality != "elementwise":
+            return around
+        return around._replace(update=in_one_pass(around.update, one.block))
+
     def resolve(tree: Any) -> list[Pair]:
         pairs = by_leaf.resolve(tree)
         chosen = _layout_of_each(call, layout, tree)
         for pair, one in zip(pairs, chosen, strict=True):
             if (pair, one) not in made:
-                alone = functools.partial(_the_same, one)
-                made[pair, one] = pair if pair in (PASS, ZERO) else _around(call, pair, alone)
+                made[pair, one] = pair if pair in (PASS, ZERO) else alone(pair, one)
         return [made[key] for key in zip(pairs, chosen, strict=True)]
 
     leaves = Leaves(

@@ -1,15 +1,13 @@
-"""One pass over memory for an update whose state is kept in blocks, on accelerators.
+"""One pass over memory, on accelerators, for an update whose state is kept in blocks.
 
-A scale is the largest number of its block, and the codes need the scale: decoding, the update, the largest number and
-the codes are two loops for XLA, which on a GPU are two kernels with the new moments in float32 between them. Here they
-are one kernel over tiles of whole blocks, whose body is the update itself, as it is written for one array. So there is
-one program, and nothing is written anew for any optimizer.
+A scale is the largest number of its block, and codes need the scale: decoding, the update and the largest numbers are
+one loop for XLA, the codes another, between which all is computed twice or kept in float32. Here it is one kernel over
+tiles of whole blocks, whose body is the update as it is written for one array; no optimizer has a kernel of its own.
 
-Whether the kernel runs is decided when the program is lowered, by :data:`one_pass`: for CUDA, on one device. Everywhere
-else, and under ``vmap`` and derivatives, it is the plain program.
+Whether the kernel runs is decided when a program is lowered: for CUDA and TPUs, on one device or within ``shard_map``.
+Everywhere else, under ``vmap`` and in derivatives it is the plain program.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,39 +17,257 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-Update = Callable[..., tuple[Any, Any]]
+# What reads nothing but its own block. Random bits, indices and cumulative sums would start anew in each tile.
+ON_TPUS = frozenset({
+    "abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "clamp", "convert_element_type",
+    "cos", "custom_jvp_call", "custom_vjp_call", "div", "eq", "exp", "exp2", "floor", "ge", "gt", "integer_pow",
+    "is_finite", "jit", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or",
+    "pow", "reduce_max", "rem", "reshape", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sign", "sin", "sqrt", "square", "squeeze", "stop_gradient", "sub", "tanh", "xor",
+})  # fmt: skip
+ON_GPUS = ON_TPUS | {"concatenate", "expm1", "split"}  # the first and the last for two codes in a byte
 
-LARGEST_TILE = 1024  # numbers: 8 for each thread of 4 warps
-SMALLEST_TILE = 128
+Update = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
-ELEMENTWISE = frozenset(
-    "abs add add_any and bitcast_convert_type clamp convert_element_type copy copy_p cos div eq exp exp2 expm1 floor ge "
-    "gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow reduce_precision rem rsqrt select_n "
-    "shift_left shift_right_arithmetic shift_right_logical sign sin sqrt square stop_gradient sub tanh xor".split()
-)
-WITHIN_A_BLOCK = frozenset("broadcast_in_dim concatenate reduce_max reshape split squeeze".split())
-CALLS = frozenset("closed_call custom_jvp_call custom_vjp_call jit pjit".split())
+
+class Program(NamedTuple):
+    """One update: as it is for whole arrays, as it is written for any, and how many numbers of each block are in each
+    of its operands and results; None for scalars.
+    """
+
+    plain: core.ClosedJaxpr
+    update: Callable[..., list[Any]]
+    block: int
+    operands: tuple[int | None, ...]
+    results: tuple[int | None, ...]
+
+
+class Tiles(NamedTuple):
+    """``view``: the leaf as a matrix whose rows are whole blocks. ``tile``: the part that a kernel takes at once."""
+
+    view: tuple[int, int]
+    tile: tuple[int, int]
+
+
+class NoKernelError(Exception):
+    """The update of a tile is no part of the update of the array."""
 
 
 def in_one_pass(update: Update, block: int) -> Update:
-    """``update(updates, state, params, signals)`` of one array, whose result is the same and may come from one kernel.
+    """``update(updates, state, params, signals)`` of one array, to which a kernel may give the same results.
 
-    Each element of its results may depend on those of its own block alone: ``block`` numbers along the last axis.
+    An element of a result may depend on those of its own block alone, ``block`` numbers along the last axis.
     """
 
     def run(*operands: Any) -> tuple[Any, Any]:
         flat, treedef = jax.tree.flatten(operands)
         out_tree = None
 
-        def on_flat(*flat: Any) -> list[Any]:
+        def flat_update(*flat: Any) -> list[Any]:
             nonlocal out_tree
             results, out_tree = jax.tree.flatten(update(*treedef.unflatten(flat)))
             return results
 
-        plain = jax.make_jaxpr(on_flat)(*flat)
-        tiles = tiles_of(plain, block)
-        if tiles is None or any(isinstance(const, jax.core.Tracer) for const in plain.consts):
-            return update(*operands)
-        return jax.tree.unflatten(out_tree, one_pass.bind(*flat, plain=plain, update=on_flat, tiles=tiles))
+        plain = jax.make_jaxpr(flat_update)(*flat)
+        program = _program(plain, flat_update, block)
+        results = core.jaxpr_as_fun(plain)(*flat) if program is None else _one_pass.bind(*flat, program=program)
+        return jax.tree.unflatten(out_tree, results)
 
     return run
+
+
+def for_gpus(shape: tuple[int, ...], block: int) -> Tiles | None:
+    """Tiles of 128 to 1,024 numbers, in a matrix with one block a row.
+
+    With 32 threads in a warp these are 16 bytes of float32 for each thread, up to 8 numbers for each of 4 warps. Triton
+    wants powers of two.
+    """
+    count = math.prod(shape) // block
+    rows = min(count & -count, max(1, 1024 // block))
+    return Tiles((count, block), (rows, block)) if block & (block - 1) == 0 and rows * block >= 128 else None
+
+
+def for_tpus(shape: tuple[int, ...], block: int) -> Tiles | None:
+    """Tiles of 32 rows, as int8 is laid out, in the leaf as it lies.
+
+    A row is the whole one, or so many blocks that their scales fill the 128 lanes. (With one block of 32 a row each
+    number would take the place of four, in a copy of every array.)
+    """
+    rows, width = math.prod(shape[:-1]), min(shape[-1], 128 * block)
+    fits = width <= 4096 and width % 128 == 0 and shape[-1] % width == 0 and rows and rows % 32 == 0
+    return Tiles((rows, shape[-1]), (32, width)) if fits else None
+
+
+def by_tiles(
+    operands: Sequence[Any], program: Program, tiles: Tiles, allowed: frozenset[str], **options: Any
+) -> list[Any]:
+    """The results of the program by one kernel of these operations, with these options for ``pallas_call``.
+
+    Raises ``NoKernelError`` where the program has others.
+    """
+    from jax.experimental import pallas as pl
+
+    plain, block = program.plain, program.block
+
+    def shape_of(share: int | None, of: tuple[int, int]) -> tuple[int, int]:
+        return (1, 1) if share is None else (of[0], of[1] // block * share)
+
+    def spec(share: int | None) -> Any:
+        return pl.BlockSpec(shape_of(share, tiles.tile), (lambda *_: (0, 0)) if share is None else lambda *at: at)
+
+    body = jax.make_jaxpr(program.update)(
+        *(
+            jax.ShapeDtypeStruct(() if share is None else shape_of(share, tiles.tile), aval.dtype)
+            for aval, share in zip(plain.in_avals, program.operands, strict=True)
+        )
+    )
+    shapes = [() if share is None else shape_of(share, tiles.tile) for share in program.results]
+    if [aval.shape for aval in body.out_avals] != shapes:
+        raise NoKernelError(f"shapes {[aval.shape for aval in body.out_avals]} in place of {shapes}")
+    if body.consts or _primitives(body.jaxpr) - allowed:
+        raise NoKernelError(f"{len(body.consts)} closed-over arrays, operations {_primitives(body.jaxpr) - allowed}")
+    written = [index for index, share in enumerate(program.results) if share is not None]
+
+    def kernel(*refs: Any) -> None:
+        values = [
+            ref[0, 0] if share is None else ref[...]
+            for ref, share in zip(refs[: len(operands)], program.operands, strict=True)
+        ]
+        results = core.jaxpr_as_fun(body)(*values)
+        for ref, index in zip(refs[len(operands) :], written, strict=True):
+            ref[...] = results[index]
+
+    def views_of_results(*operands: Any) -> list[jax.Array]:  # which know the axes of a shard_map that they vary over
+        results = core.jaxpr_as_fun(plain)(*operands)
+        return [jnp.reshape(results[index], shape_of(program.results[index], tiles.view)) for index in written]
+
+    found = pl.pallas_call(
+        kernel,
+        out_shape=jax.eval_shape(views_of_results, *operands),
+        grid=(tiles.view[0] // tiles.tile[0], tiles.view[1] // tiles.tile[1]),
+        in_specs=[spec(share) for share in program.operands],
+        out_specs=[spec(program.results[index]) for index in written],
+        # The state's arrays, which stand in the same order before and after, stay where they are.
+        input_output_aliases={
+            index: position
+            for position, index in enumerate(written)
+            if index > 0 and _same(plain.in_avals[index], plain.out_avals[index])
+        },
+        name="one_pass",
+        **options,
+    )(
+        *(
+            jnp.reshape(array, shape_of(share, tiles.view))
+            for array, share in zip(operands, program.operands, strict=True)
+        )
+    )
+    given = dict(zip(plain.jaxpr.invars, operands, strict=True))
+    arrays = dict(zip(written, found, strict=True))
+    return [
+        arrays[index].reshape(plain.out_avals[index].shape) if index in arrays else given[variable]
+        for index, variable in enumerate(plain.jaxpr.outvars)
+    ]
+
+
+def _program(plain: core.ClosedJaxpr, update: Callable[..., list[Any]], block: int) -> Program | None:
+    """What a kernel must know, or None where none can be."""
+    like = plain.in_avals[0]
+    if not like.shape or not like.size or like.shape[-1] % block:
+        return None
+    shares = [_share(aval, like, block) for aval in (*plain.in_avals, *plain.out_avals)]
+    operands, results = tuple(shares[: len(plain.in_avals)]), tuple(shares[len(plain.in_avals) :])
+    scalars = [variable for variable, share in zip(plain.jaxpr.outvars, results, strict=True) if share is None]
+    # What all leaves share is passed on; what a closure holds of an outer trace is gone when a kernel is traced.
+    kept = plain.jaxpr.invars
+    if 0 in shares or plain.consts or not all(any(variable is one for one in kept) for variable in scalars):
+        return None
+    return Program(plain, update, block, operands, results)
+
+
+def _share(aval: Any, like: Any, block: int) -> int | None:
+    """How many numbers an array holds of each block; None for a scalar, 0 for what has no place in a kernel."""
+    if not jnp.issubdtype(aval.dtype, jnp.number) or aval.dtype.itemsize > 4:
+        return 0
+    if aval.shape == ():
+        return None
+    if aval.shape[:-1] != like.shape[:-1] or aval.shape[-1] * block % like.shape[-1]:
+        return 0
+    return aval.shape[-1] * block // like.shape[-1]
+
+
+def _primitives(jaxpr: core.Jaxpr) -> set[str]:
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        names = names.union(*(_primitives(inner) for inner in core.jaxprs_in_params(equation.params)))
+    return names
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _plain(*operands: Any, program: Program) -> list[Any]:
+    return core.jaxpr_as_fun(program.plain)(*operands)
+
+
+def _abstract(*avals: Any, program: Program) -> Sequence[Any]:
+    plain = program.plain
+    same = list(avals) == list(plain.in_avals)
+    return plain.out_avals if same else jax.make_jaxpr(core.jaxpr_as_fun(plain))(*avals).out_avals
+
+
+def _lower_for_gpus(ctx: Any, *operands: Any, program: Program) -> Any:
+    from jax.experimental.pallas import triton
+
+    tiles = for_gpus(program.plain.in_avals[0].shape, program.block)
+    warps = 1 if tiles is None else max(1, min(4, math.prod(tiles.tile) // 256))
+    return _lower(ctx, operands, program, tiles, ON_GPUS, compiler_params=triton.CompilerParams(num_warps=warps))
+
+
+def _lower_for_tpus(ctx: Any, *operands: Any, program: Program) -> Any:
+    return _lower(ctx, operands, program, for_tpus(program.plain.in_avals[0].shape, program.block), ON_TPUS)
+
+
+def _lower(
+    ctx: Any, operands: Sequence[Any], program: Program, tiles: Tiles | None, allowed: frozenset[str], **options: Any
+) -> Any:
+    if tiles is not None and _is_on_one_device(ctx.module_context.axis_context):
+
+        def kernel(*operands: Any) -> list[Any]:
+            return by_tiles(operands, program, tiles, allowed, **options)
+
+        try:
+            return mlir.lower_fun(kernel, multiple_results=True)(ctx, *operands)
+        except Exception:  # of whatever kind: what kernels lack, the plain program has
+            pass
+    return _lower_plainly(ctx, *operands, program=program)
+
+
+def _is_on_one_device(context: Any) -> bool:
+    """Whether the program is one device's, or within ``shard_map`` over all axes. Nothing else would split a kernel."""
+    if hasattr(context, "manual_axes"):
+        return set(context.manual_axes) == set(context.mesh.axis_names)
+    return getattr(context, "num_devices", None) == 1
+
+
+def _differentiate(primals: Any, tangents: Any, *, program: Program) -> tuple[Any, Any]:
+    whole = tuple(ad.instantiate_zeros(tangent) for tangent in tangents)
+    return jax.jvp(core.jaxpr_as_fun(program.plain), tuple(primals), whole)
+
+
+def _batch(operands: Any, axes: Any, *, program: Program) -> tuple[Any, Any]:
+    results = jax.vmap(core.jaxpr_as_fun(program.plain), in_axes=tuple(axes))(*operands)
+    return results, [0] * len(results)
+
+
+_one_pass = core.Primitive("one_pass")
+_one_pass.multiple_results = True
+_one_pass.def_impl(jax.jit(_plain, static_argnames="program"))
+_one_pass.def_abstract_eval(_abstract)
+_lower_plainly = mlir.lower_fun(_plain, multiple_results=True)
+mlir.register_lowering(_one_pass, _lower_plainly)
+mlir.register_lowering(_one_pass, _lower_for_gpus, platform="cuda")
+mlir.register_lowering(_one_pass, _lower_for_tpus, platform="tpu")
+ad.primitive_jvps[_one_pass] = _differentiate
+batching.primitive_batchers[_one_pass] = _batch

@@ -95,7 +95,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
             return _numbers(_unpack(kept.pairs), kept.scales, role, 7, block)
         return _numbers(kept.codes, kept.scales, role, 127, block) if isinstance(kept, Codes) else kept
 
-    return Layout(encode, decode, _reason, reads="leaf")
+    return Layout(encode, decode, _reason, reads="leaf", block=block if rounding == "nearest" else None)
 
 
 def _reason(role: Role) -> str | None:
@@ -117,7 +117,7 @@ def _codes(x: jax.Array, role: Role, half: int, block: int, key: jax.Array | Non
     top = half if signed else 2 * half
     place = top * (2 * share / (1 + share) if signed else jnp.sqrt(share))
     if key is None:
-        code = jnp.round(place)
+        code = jnp.floor(place + 0.5)  # not round, which kernels for GPUs lack
     else:
         below = jnp.floor(place)
         low, high = _share(below, signed, top), _share(below + 1, signed, top)
@@ -129,13 +129,13 @@ def _codes(x: jax.Array, role: Role, half: int, block: int, key: jax.Array | Non
 
 def _numbers(codes: jax.Array, scales: jax.Array, role: Role, half: int, block: int) -> jax.Array:
     scale = _spread(scales, codes.shape, block)
-    code = codes.astype(jnp.float32)
+    code = codes.astype(jnp.int32).astype(jnp.float32)  # TPUs compare no int8
     if role.kind == "signed":
         x = jnp.sign(code) * (_share(jnp.abs(code), True, half) * scale)
     else:
         x = _share(code + half, False, 2 * half) * scale
-        x = jnp.where(codes > -half, jnp.maximum(x, TINY), 0)
-    return jnp.where(codes < -half, jnp.nan, x)
+        x = jnp.where(code > -half, jnp.maximum(x, TINY), 0)
+    return jnp.where(code < -half, jnp.nan, x)
 
 
 def _share(code: jax.Array, signed: bool, top: int) -> jax.Array:
@@ -148,10 +148,10 @@ def _largest(size: jax.Array, block: int) -> jax.Array:
     """The largest number of each block of the last axis; of a scalar, itself."""
     if size.ndim == 0:
         return size
-    length = size.shape[-1]
-    count = -(-length // block)
-    padded = jnp.pad(size, [(0, 0)] * (size.ndim - 1) + [(0, count * block - length)])
-    return jnp.max(padded.reshape(*size.shape[:-1], count, block), axis=-1)
+    missing = -size.shape[-1] % block
+    if missing:
+        size = jnp.pad(size, [(0, 0)] * (size.ndim - 1) + [(0, missing)])
+    return jnp.max(size.reshape(*size.shape[:-1], size.shape[-1] // block, block), axis=-1)
 
 
 def _spread(scales: jax.Array, shape: tuple[int, ...], block: int) -> jax.Array:
@@ -164,9 +164,11 @@ def _spread(scales: jax.Array, shape: tuple[int, ...], block: int) -> jax.Array:
 
 def _pack(codes: jax.Array) -> jax.Array:
     pairs = (codes + 8).reshape(*codes.shape[:-1], codes.shape[-1] // 2, 2)
-    return (pairs[..., 0] + 16 * pairs[..., 1]).astype(jnp.uint8)
+    first, second = jnp.split(pairs, 2, axis=-1)
+    return jnp.squeeze(first + 16 * second, axis=-1).astype(jnp.uint8)
 
 
 def _unpack(pairs: jax.Array) -> jax.Array:
-    codes = jnp.stack([pairs & 15, pairs >> 4], axis=-1).astype(jnp.int32) - 8
-    return codes.reshape(*pairs.shape[:-1], 2 * pairs.shape[-1])
+    pairs = pairs[..., None].astype(jnp.int32)
+    codes = jnp.concatenate([pairs & 15, pairs >> 4], axis=-1) - 8
+    return codes.reshape(*pairs.shape[:-2], 2 * pairs.shape[-2])

@@ -11,6 +11,7 @@ Each part works alone, and the state is a plain tuple.
 from gradtx.training.averaging import mean_metrics
 from gradtx.training.batch_size import BatchSizeRow, BatchSizes, GradientNoise, compare_batch_sizes, gradient_noise
 from gradtx.training.batching import batches, batches_per_epoch
+from gradtx.training.local_batches import global_batch
 from gradtx.training.loss_form import from_plain
 from gradtx.training.micro_mapping import PerExample, micro_grad, micro_vmap, microbatch
 from gradtx.training.processes import watch_processes
@@ -36,6 +37,7 @@ __all__ = [
     "compare_batch_sizes",
     "create_train_state",
     "from_plain",
+    "global_batch",
     "gradient_noise",
     "make_eval_step",
     "make_train_step",

@@ -37,10 +37,10 @@ def watch_processes(
             jax.distributed.shutdown()
 
     On entry all processes meet. From then on a thread in each of them exchanges a word with process 0 ten times per
-    ``timeout``, or twice a second. If process i was silent for ``timeout`` seconds (stopped, its machine or network down), its connection
-    broke (killed) or it left the block by an exception, all others write a message with its number and host to the
-    standard error and end with status 1, wherever their main thread is: in a collective operation, too. Python runs no
-    clean-up then. Compiling and waiting for a device do not silence a process.
+    ``timeout``, and at least twice a second. If process i was silent for ``timeout`` seconds (stopped, its machine or
+    network down), its connection broke (killed) or it left the block by an exception, all others write a message with
+    its number and host to the standard error and end with status 1, wherever their main thread is: in a collective
+    operation, too. Python runs no clean-up then. Compiling and waiting for a device do not silence a process.
 
     The process in which an exception was raised goes on with it, and also ends with status 1: JAX's own end would wait
     for processes that are gone. On a good end, process 0 leaves the block last.
@@ -49,8 +49,8 @@ def watch_processes(
     is first, the message is JAX's, which does not always say who is missing.
 
     Args:
-        address: ``"HOST:PORT"`` where process 0 listens: a host name or address of its machine, and a free port, another
-            one than that of ``jax.distributed``. Anyone who can reach it can end the run, so keep it inside.
+        address: ``"HOST:PORT"`` where process 0 listens: a host name or address of its machine, and a free port,
+            another one than that of ``jax.distributed``. Anyone who can reach it can end the run, so keep it inside.
         processes: How many there are.
         process_id: Which of them this is, from 0.
         timeout: Seconds. Also for how long processes that are not there yet are waited for.

@@ -87,5 +87,5 @@ def cut(x: jax.Array, bound: Any) -> jax.Array:
     """``x`` limited to ``[-bound, bound]``, a complex one in each of its parts; infinities and NaN stay visible."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(cut(x.real, bound), cut(x.imag, bound))
-    bound = jnp.asarray(bound, x.dtype)
-    return jax.lax.select(jax.lax.is_finite(x), jax.lax.clamp(-bound, x, bound), x)
+    lowest, largest = jnp.asarray(-bound, x.dtype), jnp.asarray(bound, x.dtype)
+    return jax.lax.select(jax.lax.is_finite(x), jax.lax.clamp(lowest, x, largest), x)

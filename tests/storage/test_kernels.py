@@ -1,0 +1,181 @@
+"""The one kernel of an update in codes: what the plain program gives, for each accelerator that it is written for.
+
+The kernel's body runs here tile by tile on the CPU, and programs for accelerators are lowered without one at hand.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+import gradtx
+from gradtx import storage
+from gradtx.storage import kernels
+
+TILES = {"cuda": kernels.for_gpus, "tpu": kernels.for_tpus}
+ALLOWED = {"cuda": kernels.ON_GPUS, "tpu": kernels.ON_TPUS}
+DEVICES = {"cuda": ("NVIDIA H100", 132, "gpu"), "tpu": ("TPU v5 lite", 1, "tpu")}
+CALLS = {"cuda": r"custom_call @__gpu\$xla.gpu.triton", "tpu": "custom_call @tpu_custom_call"}
+RECIPES = {
+    "adamw": lambda: gradtx.adamw(1e-2),
+    "momentum": lambda: gradtx.sgd(1e-2, momentum=0.9),
+    "lion": lambda: gradtx.lion(1e-2),
+    "radam": lambda: gradtx.radam(1e-2),
+    "tunable": lambda: gradtx.tunable(gradtx.adamw, learning_rate=1e-2),
+}
+
+
+def grads(step, shape):
+    """Sizes from 1e-6 to 1 within a block, a zero, and at the second step what is not finite."""
+    random = np.random.default_rng(step)
+    array = random.normal(size=shape) * 10.0 ** random.uniform(-6, 0, size=shape)
+    array.flat[[1, 40, 80]] = [0.0, np.inf, np.nan] if step == 1 else 0.0
+    return jnp.asarray(array, jnp.float32)
+
+
+def fresh(layout):
+    """An equal layout that is not the same: what is made with it was not traced before."""
+    return layout._replace(refuses=lambda role: None)
+
+
+def steps(tx, params, count=3):
+    state, update = tx.init(params), jax.jit(tx.update)
+    found = []
+    for step in range(count):
+        updates, state = update(grads(step, params.shape).astype(params.dtype), state, params)
+        found.append((updates, state))
+    return found
+
+
+CASES = [
+    ("cuda", "adamw", storage.quantized(), (64, 256)),
+    ("cuda", "momentum", storage.quantized(bits=4), (2, 4, 96)),
+    ("cuda", "lion", storage.quantized(block=128), (1024,)),
+    ("cuda", "radam", storage.quantized(), (16, 64)),
+    ("tpu", "adamw", storage.quantized(), (64, 256)),
+    ("tpu", "momentum", storage.quantized(), (32, 8192)),
+]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("platform", "name", "layout", "shape"), CASES)
+def test_the_kernel_gives_bit_for_bit_what_the_plain_program_gives(monkeypatch, platform, name, layout, shape, dtype):
+    if dtype == jnp.bfloat16 and name != "adamw":
+        pytest.skip("dtypes are converted around the update, whatever it is")
+    tiles = TILES[platform](shape, layout.block)
+    params = grads(9, shape).astype(dtype)
+    expected = steps(storage.stored(RECIPES[name](), layout), params)
+    used = []
+
+    def bind(*operands, program):
+        used.append(program)
+        return kernels.by_tiles(operands, program, tiles, ALLOWED[platform], interpret=True)
+
+    monkeypatch.setattr(kernels._one_pass, "bind", bind)
+    found = steps(storage.stored(RECIPES[name](), fresh(layout)), params)
+    assert used
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def lowered(function, platform, *operands):
+    """The program for an accelerator, as text."""
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice(*DEVICES[platform]))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return function.trace(*operands).lower(lowering_platforms=(platform,)).as_text()
+
+
+def kernels_in(tx, params, platform):
+    state = tx.init(params)
+    return len(re.findall(CALLS[platform], lowered(jax.jit(tx.update), platform, params, state, params)))
+
+
+@pytest.mark.parametrize(
+    ("platform", "name", "bits"),
+    [*(("cuda", name, 8) for name in RECIPES), *(("tpu", name, 8) for name in RECIPES), ("cuda", "adamw", 4)],
+)
+def test_a_program_for_an_accelerator_has_one_kernel_for_each_shape_of_leaf(platform, name, bits):
+    params = {"w": jnp.ones((64, 256)), "same": jnp.ones((64, 256)), "v": jnp.ones((32, 128)), "b": jnp.ones(100)}
+    assert kernels_in(storage.stored(RECIPES[name](), storage.quantized(bits=bits)), params, platform) == 2
+
+
+def ema_after(*parts):
+    return gradtx.chain(*parts, gradtx.ema(0.9))
+
+
+CODES = storage.quantized()
+PLAIN = {
+    "half a block": (ema_after, CODES, (64, 144)),
+    "few numbers": (ema_after, CODES, (3, 32)),
+    "no numbers": (ema_after, CODES, (0, 256)),
+    "a scalar": (ema_after, CODES, ()),
+    "blocks of 24": (ema_after, storage.quantized(block=24), (64, 24)),
+    "stochastic": (ema_after, storage.quantized(rounding="stochastic"), (64, 256)),
+    "random bits": (lambda: ema_after(gradtx.add_noise(0.1, 0.5, 0)), CODES, (64, 256)),
+    "whole leaves": (lambda: ema_after(gradtx.clip_by_block_rms(1.0)), CODES, (64, 256)),
+    "whole trees": (lambda: ema_after(gradtx.clip_by_global_norm(1.0)), CODES, (64, 256)),
+    "asked for": (ema_after, CODES._replace(block=None), (64, 256)),
+}
+
+
+@pytest.mark.parametrize("platform", TILES)
+@pytest.mark.parametrize(("make", "layout", "shape"), PLAIN.values(), ids=PLAIN.keys())
+def test_what_has_no_tiles_is_a_plain_program(make, layout, shape, platform):
+    assert kernels_in(storage.stored(make(), layout), jnp.ones(shape), platform) == 0
+
+
+def test_codes_of_four_bits_are_a_plain_program_on_tpus():
+    assert kernels_in(storage.stored(gradtx.ema(0.9), storage.quantized(bits=4)), jnp.ones((64, 256)), "tpu") == 0
+
+
+def test_a_hyperparameter_of_an_outer_trace_stays_in_it():
+    def step(rate, grads):
+        tx = storage.stored(gradtx.sgd(rate, momentum=0.9), storage.quantized())
+        return tx.update(grads, tx.init(grads))[0]
+
+    grads = jnp.ones((64, 256))
+    assert not re.findall(CALLS["cuda"], lowered(jax.jit(step), "cuda", jnp.float32(0.5), grads))
+    np.testing.assert_array_equal(jax.jit(step)(jnp.float32(0.5), grads), -0.5 * grads)
+
+
+@pytest.mark.parametrize("platform", TILES)
+def test_a_kernel_stands_within_shard_map_and_never_in_a_program_that_the_compiler_divides(platform):
+    tx = storage.stored(gradtx.ema(0.9), storage.quantized())
+    grads = jnp.ones((64, 256))
+    state = tx.init(grads)
+    mesh = AbstractMesh((2,), ("x",), axis_types=AxisType.Auto, abstract_device=AbstractDevice(*DEVICES[platform]))
+    specs = jax.tree.map(lambda leaf: PartitionSpec("x") if leaf.ndim else PartitionSpec(), (grads, state))
+    rows = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (grads, state))
+
+    def found(function):
+        text = function.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+        return len(re.findall(CALLS[platform], text))
+
+    alone = jax.shard_map(tx.update, mesh=mesh, in_specs=specs, out_specs=specs)
+    assert found(jax.jit(alone)) == 1
+    assert found(jax.jit(tx.update, in_shardings=rows, out_shardings=rows)) == 0
+
+
+def test_codes_and_scales_are_written_where_they_were():
+    tx = storage.stored(gradtx.ema(0.9), storage.quantized())
+    grads = jnp.ones((64, 256))
+    text = lowered(jax.jit(tx.update), "cuda", grads, tx.init(grads))
+    assert len(re.findall("#stablehlo.output_operand_alias", text)) == 2
+
+
+def test_vmap_and_derivatives_are_those_of_the_plain_program():
+    def loss(scale, tx, grads):
+        return jnp.sum(tx.update(scale * grads, tx.init(grads))[0] ** 2)
+
+    tx, plain = (storage.stored(gradtx.ema(0.9), storage.quantized()._replace(block=block)) for block in (32, None))
+    many = jnp.stack([grads(0, (4, 64)), grads(2, (4, 64))])
+    scales = jnp.array([1.0, 2.0])
+    for function in (jax.value_and_grad(loss), jax.hessian(loss)):
+        found, expected = (jax.vmap(lambda s, g: function(s, one, g))(scales, many) for one in (tx, plain))  # noqa: B023
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    state = jax.vmap(tx.init)(many)
+    text = lowered(jax.jit(jax.vmap(tx.update)), "cuda", many, state)
+    assert not re.findall(CALLS["cuda"], text)
