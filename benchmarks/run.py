@@ -20,8 +20,8 @@ Optax, so that two peers' arrays are there at a time.
 ``time/Optax`` seconds of a step over those of Optax's.
 ``of copy``    ``(least bytes / seconds of a step) / (bytes of the copy / seconds of the copy)``. The least bytes are
                those that any such step must move: parameters and state read and written, gradients read, twice if
-               clipped by the norm of all. The copy is from one array into another that is there already, of as many
-               bytes read and written together as the least of a float32 step, 1 GB at most, the quicker of two ways.
+               clipped by the norm of all. The copy reads and writes as many bytes as the least of a float32 step,
+               1 GB at most, with its sign changed: in place or into another array that is there, the quicker of both.
 ``host us``    microseconds until the call of a step returns.
 ``build``      seconds to trace, lower and compile over those of Optax; ``lower`` and ``compile`` alone in the JSON.
 
@@ -31,7 +31,6 @@ fast whole models train is measured by ``python -m benchmarks.flax_models``.
 """
 
 import argparse
-import concurrent.futures
 import functools
 import gc
 import os
@@ -39,6 +38,7 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,7 +48,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import gradtx
@@ -171,29 +170,26 @@ def running(program: jax.stages.Compiled, contender: Contender, shapes: Shapes) 
 
 
 def copying(size: int) -> Running:
-    """A copy that reads and writes ``size`` bytes in all: the quicker of two ways, neither with new pages."""
+    """Reads and writes ``size`` bytes in all: from one array into another, or in place, whichever is quicker.
+
+    In place is what a step does with what it is given; into another array a CPU first reads what it overwrites.
+    """
     count = max(size // 8, 1)
     source = jnp.ones(count, jnp.float32)
-    target = [jnp.zeros(count, jnp.float32)]
-    negated = jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True)
 
-    def by_loop() -> None:
-        target[0] = negated(source, target[0])
+    def way(copied: Any, *given: jax.Array) -> Running:
+        kept = [jnp.zeros(count, jnp.float32)]
 
-    ways = [Running(by_loop, lambda: jax.block_until_ready(target[0]))]
-    if jax.default_backend() == "cpu":
-        threads = cores()
-        halves = [np.array_split(np.full(count, value, np.float32), threads) for value in (0.0, 1.0)]
-        pool = concurrent.futures.ThreadPoolExecutor(threads)
-        ways.append(Running(lambda: list(pool.map(np.copyto, *halves)), lambda: None))
-    else:
-        copied = jax.jit(lambda source, target: jnp.copy(source), donate_argnums=1, keep_unused=True)
+        def call() -> None:
+            kept[0] = copied(*given, kept[0])
 
-        def by_copy() -> None:
-            target[0] = copied(source, target[0])
+        return Running(call, lambda: jax.block_until_ready(kept[0]))
 
-        ways.append(Running(by_copy, ways[0].wait))
-    seconds = timed({str(index): way for index, way in enumerate(ways)}, rounds=3)
+    ways = [
+        way(jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True), source),
+        way(jax.jit(lambda target: -target, donate_argnums=0)),
+    ]
+    seconds = timed({str(index): each for index, each in enumerate(ways)}, rounds=3)
     return min(zip(ways, seconds.values(), strict=True), key=lambda pair: min(pair[1]["step"]))[0]
 
 
@@ -385,7 +381,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_cpu = jax.default_backend() == "cpu"
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     print(", ".join(f"{name} {value}" for name, value in device().items()))
-    rows, notes = [], []
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+
+    def save() -> None:
+        if given.json:
+            write_json(
+                given.json, rows, benchmark="run", on=device(), is_accelerator=not on_cpu, notes=notes,
+                arguments={"rounds": given.rounds, "builds": given.builds, "quick": given.quick},
+            )  # fmt: skip
+
     for size in given.sizes or SIZES:
         if on_cpu and size in ONLY_ON_ACCELERATORS and not given.sizes:
             notes.append(f"{size}: left out, since there is no accelerator")
@@ -395,6 +400,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found, lines = measure(optimizer, shapes, given.peers, given.builds, given.rounds)
             rows += [{"leaves": size, "count": len(shapes), "parameters": leaves.count(shapes), **row} for row in found]
             notes += [f"{size}, {line}" for line in lines]
+            print(f"{time.perf_counter() - began:.0f} s: {size}, {optimizer}", file=sys.stderr, flush=True)
+            save()  # a run that is cut short keeps what it has
     if not torch_steps.is_installed():
         notes.append("PyTorch: not installed")
 
@@ -406,11 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n" + table(claims(rows, is_accelerator=not on_cpu), ["claim", "figure", "verdict"]))
     print("\n" + "\n".join([*notes, "whole models: python -m benchmarks.flax_models"]))
     print(f"{time.perf_counter() - began:.0f} s")
-    if given.json:
-        write_json(
-            given.json, rows, benchmark="run", on=device(), is_accelerator=not on_cpu, notes=notes,
-            arguments={"rounds": given.rounds, "builds": given.builds, "quick": given.quick},
-        )  # fmt: skip
+    save()
 
 
 if __name__ == "__main__":

@@ -347,7 +347,7 @@ def _warn_unless_finite(metrics: Metrics, batch: Any) -> None:
     if math.isfinite(loss):
         return
     leaves = jax.tree_util.tree_leaves_with_path(batch)
-    broken = [path_name(path) or "batch" for path, leaf in leaves if is_inexact(leaf) and not np.isfinite(leaf).all()]
+    broken = [path_name(path) or "batch" for path, leaf in leaves if is_inexact(leaf) and not _is_finite(leaf)]
     where = f"the batch is not finite at {', '.join(broken)}" if broken else "the batch is finite, so the model is not"
     warnings.warn(
         f"step(state, batch): the first loss must be a finite number, got {loss}. {where}; "
@@ -355,6 +355,12 @@ def _warn_unless_finite(metrics: Metrics, batch: Any) -> None:
         NonFiniteLossWarning,
         stacklevel=3,
     )
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all numbers are finite that this process has of an array."""
+    parts = [shard.data for shard in leaf.addressable_shards] if isinstance(leaf, jax.Array) else [leaf]
+    return all(np.isfinite(part).all() for part in parts)
 
 
 def _check_not_donated(state: Any) -> None:

@@ -69,7 +69,7 @@ print("ready", flush=True)
 
 COMPILE = """
 def deep(x):
-    for layer in range(1200):
+    for layer in range(240):
         x = jnp.sin(x @ x.T) * layer
     return x
 
@@ -197,7 +197,7 @@ def test_a_long_compilation_is_no_silence(start):
     children, outputs = start(MEET + COMPILE, range(2), 2, 2)
     for child, output in zip(children, outputs, strict=True):
         assert child.wait(120) == 0
-        assert float(output().split()[-1]) > 4.0
+        assert float(output().split()[-1]) > 2.0
 
 
 @pytest.mark.slow
