@@ -283,7 +283,7 @@ def read(params: Any, characters: jax.Array) -> jax.Array:
     return x @ params["head"]
 
 
-def text_task(path: pathlib.Path | None = None, quick: bool = False, batch: int = 16) -> Task:
+def text_task(path: pathlib.Path | None = None, quick: bool = False, batch: int = 8) -> Task:
     """Characters of real text, 32 at a time."""
     data = {name: jnp.asarray(array) for name, array in text_data(path).items()}
 
@@ -301,7 +301,7 @@ def text_task(path: pathlib.Path | None = None, quick: bool = False, batch: int 
         return cross_entropy(params, data["held"], starts)
 
     keys = keys_of(SEEDS)
-    return Task("text", jax.vmap(create_transformer)(keys), keys, data, loss, last, 3e-3, 20 if quick else 200, 0.1)
+    return Task("text", jax.vmap(create_transformer)(keys), keys, data, loss, last, 5e-3, 20 if quick else 220, 0.1)
 
 
 NAMES = (*STEPS, "digits", "text")

@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -192,7 +193,8 @@ def launch(options, arguments):
     coordinator = f"127.0.0.1:{free_port()}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1".strip()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    children = []
+    children, stopped = [], threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         for number in range(options.processes):
             own = ["--process-id", str(number), "--coordinator", coordinator]
@@ -200,7 +202,8 @@ def launch(options, arguments):
             children.append(subprocess.Popen(command, env=environment))
         deadline = None
         while any(child.poll() is None for child in children) and (deadline is None or time.monotonic() < deadline):
-            time.sleep(0.05)
+            if stopped.wait(0.05):
+                break
             if deadline is None and any(child.returncode for child in children):
                 deadline = time.monotonic() + options.timeout + 10  # the others end by themselves
     finally:
@@ -256,5 +259,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes that it started end, too
     sys.exit(main())

@@ -226,7 +226,18 @@ def _lower_for_gpus(ctx: Any, *operands: Any, program: Program) -> Any:
 
 
 def _lower_for_tpus(ctx: Any, *operands: Any, program: Program) -> Any:
-    return _lower(ctx, operands, program, for_tpus(program.plain.in_avals[0].shape, program.block), ON_TPUS)
+    tiles = for_tpus(program.plain.in_avals[0].shape, program.block) if _has_layouts() else None
+    return _lower(ctx, operands, program, tiles, ON_TPUS)
+
+
+def _has_layouts() -> bool:
+    """Whether the compiler is known to take kernels for these TPUs: that of v4 refuses their reshapes."""
+    from jax.experimental.pallas import tpu
+
+    try:
+        return tpu.get_tpu_info().chip_version.value in ("v5e", "v6e")
+    except ValueError:  # no TPU is at hand, nor its name
+        return False
 
 
 def _lower(

@@ -348,7 +348,12 @@ def _warn_unless_finite(metrics: Metrics, batch: Any) -> None:
         return
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     broken = [path_name(path) or "batch" for path, leaf in leaves if is_inexact(leaf) and not _is_finite(leaf)]
-    where = f"the batch is not finite at {', '.join(broken)}" if broken else "the batch is finite, so the model is not"
+    is_whole = all(leaf.is_fully_addressable for _, leaf in leaves if isinstance(leaf, jax.Array))
+    where = "the batch is finite, so the model is not"
+    if broken:
+        where = f"the batch is not finite at {', '.join(broken)}"
+    elif not is_whole:
+        where = "the examples of this process are finite, so those of another or the model are not"
     warnings.warn(
         f"step(state, batch): the first loss must be a finite number, got {loss}. {where}; "
         "write jax.config.update('jax_debug_nans', True) to find the operation. [non-finite-loss]",

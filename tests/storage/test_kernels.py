@@ -128,6 +128,11 @@ def test_codes_of_four_bits_are_a_plain_program_on_tpus():
     assert kernels_in(storage.stored(gradtx.ema(0.9), storage.quantized(bits=4)), jnp.ones((64, 256)), "tpu") == 0
 
 
+def test_tpus_whose_compiler_refuses_kernels_get_none(monkeypatch):
+    monkeypatch.setitem(DEVICES, "tpu", ("TPU v4", 1, "tpu"))
+    assert kernels_in(storage.stored(gradtx.lion(1e-2), CODES), jnp.ones((64, 256)), "tpu") == 0
+
+
 def test_a_hyperparameter_of_an_outer_trace_stays_in_it():
     def step(rate, grads):
         tx = storage.stored(gradtx.sgd(rate, momentum=0.9), storage.quantized())
