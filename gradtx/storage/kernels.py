@@ -235,7 +235,7 @@ def _has_layouts() -> bool:
     from jax.experimental.pallas import tpu
 
     try:
-        return tpu.get_tpu_info().chip_version.value in ("v5e", "v6e")
+        return str(tpu.get_tpu_info().chip_version) in ("v5e", "v6e")
     except ValueError:  # no TPU is at hand, nor its name
         return False
 
