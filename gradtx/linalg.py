@@ -1,4 +1,4 @@
-"""Functions of matrices: the largest eigenvalue, and inverse roots."""
+"""Functions of matrices: the largest eigenvalue, inverse roots, and least squares without negative numbers."""
 
 from typing import Any
 
@@ -165,6 +165,79 @@ def matrix_inverse_pth_root(
     return (unit ** (-1 / p) * x).astype(dtype), error
 
 
+@checked_call
+def nnls(A: jax.typing.ArrayLike, b: jax.typing.ArrayLike, iters: Count | None = None) -> jax.Array:
+    """The x without negative elements whose ``|A x - b|_2`` is smallest, by an active set::
+
+        P = {}
+        repeat:  z = argmin |A z - b| with z_j = 0 outside of P
+                 all z_j > 0 on P:  x = z,  w = A^T (b - A x),  P gains the j outside of it with the largest w_j > 0
+                 else:  x <- x + a (z - x) with the largest a that leaves x >= 0;  P loses the j with x_j = 0
+
+    It ends where no ``w_j`` is above 0 by more than rounding. With ``w_j = 0`` on P, these are the conditions of Kuhn
+    and Tucker, and the problem is convex. Every accepted x has a smaller residual than the one before, so but for
+    rounding no P comes twice. Columns are scaled to norm 1 first; each z is from a QR decomposition, not from ``A^T A``.
+
+    Args:
+        A: Real, ``[m, n]``, of any rank. Where several x are nearest, the result is one of them.
+        b: Real, ``[m]``, or ``[m, k]`` for k problems.
+        iters: The most z that are computed, 5 (n + 1) where None; rarely are more than 2 n needed. Where they do not
+            suffice, the result is the last accepted x. (Optax: the number of its gradient steps.)
+
+    Returns:
+        x, ``[n]`` or ``[n, k]``, in float32 or wider; NaN for a problem that has NaN or infinities. Derivatives are
+        those of the least squares on P, of either mode and any order.
+
+    A decomposition of ``[2 n, n]`` for each z: meant for up to some hundred columns. One of A is taken at the start.
+
+    Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23, algorithm NNLS (23.10).
+
+    Raises:
+        ShapeError: A that is no matrix, b of another length.
+        DtypeError: A or b that is not floating.
+        ArgumentRangeError: ``iters`` below 1.
+
+    >>> import jax.numpy as jnp
+    >>> from gradtx import linalg
+    >>> linalg.nnls(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 6.0])).round(3).tolist()
+    [0.0, 1.7]
+    """
+    call = Call("nnls", (A, b), {} if iters is None else {"iters": iters}, {}, {})
+    _floating(call, "A", A)
+    _floating(call, "b", b)
+    if jnp.ndim(A) != 2:
+        raise ShapeError(
+            call, expected="a matrix A", got=jnp.shape(A), cause="several were given",
+            fix="write jax.vmap(linalg.nnls)(A, b)",
+        )  # fmt: skip
+    m, n = jnp.shape(A)
+    if jnp.ndim(b) not in (1, 2) or jnp.shape(b)[0] != m:
+        raise ShapeError(
+            call, expected=f"b of shape {(m,)} or {(m, 'k')}", got=jnp.shape(b),
+            cause="it needs one number for each row of A", fix="write nnls(A, A @ x)",
+        )  # fmt: skip
+    dtype = jnp.promote_types(jnp.result_type(A, b), jnp.float32)
+    a, targets = jnp.asarray(A, dtype), jnp.asarray(b, dtype).reshape(m, -1)
+    if not (a.size and targets.size):
+        return jnp.zeros((n, *jnp.shape(b)[1:]), dtype)
+    widths, heights = (jax.lax.stop_gradient(_positive(jnp.max(jnp.abs(each), 0))) for each in (a, targets))
+    a, targets = _scaled(a, widths), _scaled(targets, heights)
+    norms = jax.lax.stop_gradient(_positive(jnp.sqrt(jnp.sum(a * a, 0))))
+    a = a / norms
+    q, triangle = jnp.linalg.qr(jax.lax.stop_gradient(a))
+    reduced = _product(q.T, jax.lax.stop_gradient(targets))
+    limit = 5 * (n + 1) if iters is None else iters
+
+    def solved(target: jax.Array, reduced: jax.Array) -> jax.Array:
+        noise = 2 * jnp.finfo(dtype).eps * jnp.linalg.norm(jax.lax.stop_gradient(target))
+        y = jnp.maximum(_least_squares(a, target, _passive_set(triangle, reduced, noise, limit)), 0)
+        return jnp.where(jnp.any(jnp.isnan(jax.lax.stop_gradient(_product(a, y) - target))), jnp.nan, y)
+
+    y = jax.vmap(solved, -1, -1)(targets, reduced)
+    size = _scaled(heights, widths[:, None])
+    return jnp.where(y == 0, 0, y / norms[:, None] * jnp.where(y == 0, 1, size)).reshape(n, *jnp.shape(b)[1:])
+
+
 def safe_norm(
     x: jax.typing.ArrayLike,
     min_norm: jax.typing.ArrayLike,
@@ -201,6 +274,49 @@ def safe_root_mean_squares(x: jax.typing.ArrayLike, min_rms: jax.typing.ArrayLik
     """
     root = max(jnp.size(x), 1) ** 0.5
     return safe_norm(jnp.ravel(jnp.asarray(x)), min_rms * root) / root
+
+
+def _passive_set(a: jax.Array, b: jax.Array, noise: jax.Array, limit: int) -> jax.Array:
+    """Which elements of the solution of ``nnls`` are above zero, for columns of norm 1 or 0 and rounding in b."""
+    n, tiny = a.shape[1], jnp.finfo(a.dtype).tiny
+    nothing = jnp.zeros(n, bool)
+
+    def step(carry: Any) -> Any:
+        y, passive, accepted, entering, refused, _, count = carry
+        z = _least_squares(a, b, passive)
+        inside = jnp.all(jnp.where(passive, z > 0, True))
+        # Inside: accept z. Where the set is that of the last time, what entered has left again: it was rounding.
+        barred = jnp.where(jnp.all(passive == accepted), refused | entering, nothing)
+        slope = _product(a.T, b - _product(a, z))
+        candidates = jnp.where(passive | barred, -jnp.inf, slope)
+        rounding = noise + 2 * jnp.max(jnp.where(passive, jnp.abs(slope), 0))  # on the set, a slope is nothing else
+        found = (jnp.arange(n) == jnp.argmax(candidates)) & (candidates > rounding)
+        # Outside: go as far as the first element that becomes zero.
+        share = jnp.where(passive & (z <= 0), y / jnp.maximum(y - z, tiny), jnp.inf)
+        kept = passive & (share > jnp.min(share))
+        back = jnp.where(kept, jnp.maximum(y + jnp.min(share) * (z - y), 0), 0)
+        accept = (z, passive | found, passive, found, barred, ~jnp.any(found))
+        turn = (back, kept, accepted, entering, refused, jnp.zeros((), bool))
+        return *(jnp.where(inside, x, y) for x, y in zip(accept, turn, strict=True)), count + 1
+
+    def goes_on(carry: Any) -> Any:
+        return ~carry[-2] & (carry[-1] < limit)
+
+    start = (jnp.zeros_like(a[0]), nothing, nothing, nothing, nothing, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(goes_on, step, start)[2]
+
+
+def _least_squares(a: jax.Array, b: jax.Array, passive: jax.Array) -> jax.Array:
+    """``argmin |a z - b|`` with zeros outside of ``passive``: rows ``z_j = 0`` make the matrix one of full rank."""
+    n = a.shape[1]
+    rows = jnp.concatenate([jnp.where(passive, a, 0), jnp.diag((~passive).astype(a.dtype))])
+    q, r = jnp.linalg.qr(rows)
+    z = jax.scipy.linalg.solve_triangular(r, _product(q.T, jnp.concatenate([b, jnp.zeros(n, b.dtype)])))
+    return jnp.where(passive, z, 0)
+
+
+def _product(a: jax.Array, v: jax.Array) -> jax.Array:
+    return jnp.matmul(a, v, precision=_HIGHEST)
 
 
 def _square_matrix(call: Call, matrix: Any) -> jax.Array:

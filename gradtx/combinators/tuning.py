@@ -58,8 +58,9 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
     """The state with the named hyperparameters replaced, in every part of it that keeps them.
 
     Raises ``ArgumentTypeError`` for a name that no part keeps or that follows a schedule, ``ArgumentRangeError`` for a
-    value that is not finite. The range that the constructor asks for is not known to a state: a negative learning rate
-    ascends.
+    value that is not finite in float32. The range that the constructor asks for is not known to a state, which has
+    numbers only: a negative learning rate ascends, and ``b1=1.5`` diverges. ``gradtx.adam(1e-3, b1=value)`` checks a
+    value that comes from elsewhere.
     """
     call = f"set_hyperparameters(state, {', '.join(f'{name}={errors.show(value)}' for name, value in values.items())})"
     parts = [part for _, part in states_of(TunableState, state)]
@@ -81,10 +82,11 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
                 call, expected=f"{name} must be a number", got=errors.show(value),
                 cause="a schedule or text was given", fix=f"write {name}=1e-3",
             )  # fmt: skip
-        if not isinstance(value, Tracer) and not np.all(np.isfinite(value)):
+        if not isinstance(value, Tracer) and (largest := _largest(value)) not in errors.Interval():
             raise errors.ArgumentRangeError(
-                call, expected=f"{name} must be finite", got=errors.show(value),
-                cause="what computed it diverged", fix=f"write {name}=1e-3",
+                call, expected=f"{name} must be {errors.Interval()}", got=errors.show(value),
+                cause="it is infinite in float32" if errors.LARGEST < largest < np.inf else "what computed it diverged",
+                fix=f"write {name}=1e-3",
             )  # fmt: skip
 
     def replace(part: Any) -> Any:
@@ -100,6 +102,12 @@ def set_hyperparameters(state: Any, **values: Any) -> Any:
         return jax.tree.map(replace, inner, is_leaf=lambda node: isinstance(node, TunableState))
 
     return set_inner(state)
+
+
+def _largest(value: Any) -> float:
+    """The largest magnitude in a number or array of numbers, in float64; NaN where one is."""
+    number = errors.as_float(value)
+    return float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0)) if number is None else abs(number)
 
 
 def _is_real(value: Any) -> bool:

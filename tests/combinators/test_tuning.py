@@ -59,13 +59,28 @@ def test_a_value_that_a_bound_method_or_numpy_gives_is_accepted():
         ({"b1": 0.1}, errors.ArgumentTypeError, "follows a schedule"),
         ({"eps": 0.1}, errors.ArgumentTypeError, "not made tunable"),
         ({"learning_rate": "0.1"}, errors.ArgumentTypeError, "must be a number"),
-        ({"learning_rate": float("nan")}, errors.ArgumentRangeError, "finite"),
+        ({"learning_rate": float("nan")}, errors.ArgumentRangeError, "finite number .* diverged"),
+        ({"learning_rate": -np.inf}, errors.ArgumentRangeError, "finite number .* diverged"),
+        ({"learning_rate": jnp.array([0.1, jnp.nan])}, errors.ArgumentRangeError, "finite number .* diverged"),
+        ({"learning_rate": 1e39}, errors.ArgumentRangeError, "infinite in float32"),
+        ({"learning_rate": 10**400}, errors.ArgumentRangeError, "finite number"),
+        ({"learning_rate": np.array([0.1, -1e39])}, errors.ArgumentRangeError, "infinite in float32"),
     ],
 )
 def test_bad_values_are_refused(values, error, words):
     state = gradtx.tunable(gradtx.adam, learning_rate=0.1, b1=lambda step: 0.9).init(PARAMS)
     with pytest.raises(error, match=words):
         gradtx.set_hyperparameters(state, **values)
+
+
+def test_only_values_that_are_known_are_checked():
+    """A traced value costs nothing, so it may be anything; and a state knows no range."""
+    state = gradtx.tunable(gradtx.adam, learning_rate=0.1, b1=0.9).init(PARAMS)
+    traced = jax.jit(lambda rate: gradtx.set_hyperparameters(state, learning_rate=rate))
+    assert np.isnan(gradtx.hyperparameters(traced(np.nan))["learning_rate"])
+    assert float(gradtx.hyperparameters(gradtx.set_hyperparameters(state, b1=1.5))["b1"]) == 1.5
+    with pytest.raises(errors.ArgumentRangeError, match="b1 must be"):
+        gradtx.adam(1e-3, b1=1.5)
 
 
 def test_a_made_transformation_cannot_be_tuned():
