@@ -176,7 +176,7 @@ def nnls(A: jax.typing.ArrayLike, b: jax.typing.ArrayLike, iters: Count | None =
 
     It ends where no ``w_j`` is above 0 by more than rounding. With ``w_j = 0`` on P, these are the conditions of Kuhn
     and Tucker, and the problem is convex. Every accepted x has a smaller residual than the one before, so but for
-    rounding no P comes twice. Columns are scaled to norm 1 first; each z is from a QR decomposition, not from ``A^T A``.
+    rounding no P comes twice. Columns are scaled to norm 1 first; z is from a QR decomposition, not from ``A^T A``.
 
     Args:
         A: Real, ``[m, n]``, of any rank. Where several x are nearest, the result is one of them.

@@ -1,7 +1,7 @@
 """Several devices on one CPU, compiled programs kept between runs, and which cases of long tables take turns.
 
-A test with more than a dozen cases takes a quarter of them where ``slow`` tests are left out, another quarter than its
-neighbours; of the units of the law table each takes a quarter of the laws. Nothing that reads the code or the
+A test with more than a dozen cases takes a sixth of them where ``slow`` tests are left out, another sixth than its
+neighbours; of the units of the law table each takes a sixth of the laws. Nothing that reads the code or the
 documentation takes turns; the parts that everything is made of and the three optimizers that everybody knows take all
 laws.
 With ``slow`` tests all cases run.
@@ -21,7 +21,7 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-TURNS = 4
+TURNS = 6
 DOZEN = 12
 ALL_CASES = ("tests/architecture/", "tests/test_documentation.py", "tests/test_package.py", "gradtx/")
 

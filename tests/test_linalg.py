@@ -1,10 +1,13 @@
 """Claims about functions of matrices, held against float64 NumPy."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 from gradtx import errors, linalg
 
@@ -152,6 +155,13 @@ def test_both_work_under_jit():
         (lambda: linalg.power_iteration(np.eye(2), v0=np.ones(3)), errors.ShapeError, "v0"),
         (lambda: linalg.power_iteration(np.eye(2), v0=np.ones(2, int)), errors.DtypeError, "v0"),
         (lambda: linalg.power_iteration(np.eye(2), num_iters=0), errors.ArgumentRangeError, "num_iters"),
+        (lambda: linalg.nnls(np.ones(2), np.ones(2)), errors.ShapeError, "a matrix A"),
+        (lambda: linalg.nnls(np.ones((2, 3)), np.ones(3)), errors.ShapeError, "b of shape"),
+        (lambda: linalg.nnls(np.ones((2, 3)), np.ones((2, 1, 1))), errors.ShapeError, "b of shape"),
+        (lambda: linalg.nnls([[1.0]], np.ones(1)), errors.DtypeError, "A must be"),
+        (lambda: linalg.nnls(np.eye(2), np.ones(2, int)), errors.DtypeError, "b must be"),
+        (lambda: linalg.nnls(np.eye(2), np.ones(2, np.complex64)), errors.DtypeError, "b must be"),
+        (lambda: linalg.nnls(np.eye(2), np.ones(2), 0), errors.ArgumentRangeError, "iters must be"),
     ],
 )
 def test_a_wrong_argument_is_named(make, error, words):
@@ -181,3 +191,152 @@ def test_small_norms_have_gradient_zero_and_others_their_direction():
     np.testing.assert_allclose(linalg.safe_root_mean_squares(x, 1.0), expected, rtol=1e-5)
     low = jnp.asarray(x, jnp.bfloat16)
     assert linalg.safe_norm(low, 0.0).dtype == linalg.safe_root_mean_squares(low, 0.0).dtype == jnp.float32
+
+
+nnls = jax.jit(linalg.nnls, static_argnums=2)
+
+
+def problem(m, n, condition, seed, is_positive=False, fits=False):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(m, n))
+    if condition > 1:
+        u, s, v = np.linalg.svd(a, full_matrices=False)
+        a = (u * np.geomspace(1, 1 / condition, len(s))) @ v
+    a = (np.abs(a) if is_positive else a).astype(np.float32)
+    b = a @ np.maximum(rng.normal(size=n), 0) if fits else rng.normal(size=m)
+    return a, b.astype(np.float32)
+
+
+def violation(a, b, x):
+    """How far x is from the conditions of Kuhn and Tucker, for columns of norm 1, in units of what rounding makes."""
+    a, b, x = (np.asarray(each, float) for each in (a, b, x))
+    assert (x >= 0).all()
+    norms = np.linalg.norm(a, axis=0)
+    slopes = a.T @ (b - a @ x) / np.where(norms > 0, norms, 1)
+    worst = np.max(np.where(x > 0, np.abs(slopes), slopes), initial=0)
+    return worst / (EPS * (np.linalg.norm(b) + np.sum(norms * x)) + 1e-300)
+
+
+@pytest.mark.parametrize("kind", ["any", "positive", "fits"])
+@pytest.mark.parametrize(
+    ("m", "n", "condition"),
+    [(5, 3, 1), (10, 10, 1), (30, 20, 1), (10, 30, 1), (40, 40, 1e4), (60, 30, 1e3), (20, 20, 1e7)],
+)
+def test_non_negative_least_squares_are_those_of_float64(m, n, condition, kind):
+    for seed in range(4):
+        a, b = problem(m, n, condition, seed, kind == "positive", kind == "fits")
+        x = nnls(a, b)
+        exact, least = scipy.optimize.nnls(a.astype(float), b.astype(float), maxiter=1000)
+        assert violation(a, b, x) < 16
+        residual = np.linalg.norm(a.astype(float) @ np.asarray(x, float) - b)
+        assert residual <= least + 1e-6 * np.linalg.norm(b) * max(1, condition * 1e-4)
+        if m >= n and condition <= 1e4:
+            np.testing.assert_allclose(x, exact, rtol=0, atol=EPS * max(condition, 16) * np.max(exact, initial=0))
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.data())
+def test_the_conditions_of_kuhn_and_tucker_hold_at_any_rank(data):
+    """Small whole numbers: zeros, columns that are equal, opposite or sums of others, and ties in every choice."""
+    m, n = data.draw(st.sampled_from([(1, 1), (2, 5), (4, 4), (6, 3)]))
+    a, b = (np.array(data.draw(st.lists(st.integers(-2, 2), min_size=size, max_size=size)), np.float32).reshape(shape)
+            for size, shape in ((m * n, (m, n)), (m, (m,))))  # fmt: skip
+    x = nnls(a, b)
+    assert violation(a, b, x) < 16
+    assert np.linalg.norm(a @ np.asarray(x, float) - b) <= scipy.optimize.nnls(a, b)[1] + 1e-5
+
+
+@pytest.mark.parametrize("of_a", [1e-30, 1.0, 1e30, 3e37])
+@pytest.mark.parametrize("of_b", [1e-30, 1.0, 1e30, 3e37])
+def test_matrices_and_targets_of_any_size_have_a_solution(of_a, of_b):
+    a, b = problem(6, 4, 1, 1)
+    x = np.asarray(nnls(np.float32(of_a) * a, np.float32(of_b) * b), float)
+    with np.errstate(over="ignore"):
+        expected = np.asarray(nnls(a, b), float) * (of_b / of_a)
+        scale = float(np.float32(expected.max()))
+    if scale < 1e-38 or scale > 1e38:
+        assert (x >= 0).all()  # it is no float32
+    else:
+        np.testing.assert_allclose(x, expected, rtol=0, atol=32 * EPS * scale)
+    columns = np.float32([1e-15, 1.0, 1e15, 1e5])
+    np.testing.assert_allclose(nnls(a * columns, b) * columns, nnls(a, b), rtol=0, atol=32 * EPS)
+
+
+def test_several_targets_are_problems_of_their_own_and_nan_stays_in_its_own():
+    a, _ = problem(8, 5, 1, 0)
+    many = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    each = np.stack([nnls(a, b) for b in many.T], -1)
+    np.testing.assert_allclose(nnls(a, many), each, rtol=0, atol=8 * EPS)
+    mapped = jax.vmap(linalg.nnls)(np.stack([a, 2 * a]), np.stack([many[:, 0], many[:, 1]]))
+    np.testing.assert_allclose(mapped, np.stack([each[:, 0], each[:, 1] / 2]), rtol=0, atol=8 * EPS)
+    for bad in (np.nan, np.inf):
+        spoilt = many.copy()
+        spoilt[2, 1] = bad
+        x = np.asarray(nnls(a, spoilt))
+        assert np.isnan(x[:, 1]).all()
+        np.testing.assert_allclose(np.delete(x, 1, 1), np.delete(each, 1, 1), rtol=0, atol=8 * EPS)
+        spoilt = a.copy()
+        spoilt[0, 0] = bad
+        assert np.isnan(nnls(spoilt, many)).all()
+
+
+def test_nothing_to_fit_has_solution_zero():
+    a, _ = problem(6, 4, 1, 0)
+    assert not nnls(a, np.zeros(6, np.float32)).any()
+    assert not nnls(np.zeros((6, 4), np.float32), np.ones(6, np.float32)).any()
+    assert not nnls(np.abs(a), -np.ones(6, np.float32)).any()
+    for m, n, shape in ((0, 3, (0,)), (3, 0, (3,)), (3, 2, (3, 0))):
+        x = linalg.nnls(np.zeros((m, n), np.float32), np.zeros(shape, np.float32))
+        assert x.shape == (n, *shape[1:]) and not x.any()
+
+
+def test_derivatives_are_those_of_the_elements_above_zero():
+    a, b = (each.astype(float) for each in problem(6, 4, 1, 1))
+    weights = np.arange(1.0, 5.0)
+    with jax.enable_x64(True):
+
+        def value(a, b):
+            return jnp.vdot(weights, linalg.nnls(a, b))
+
+        x = np.asarray(linalg.nnls(a, b))
+        assert x.dtype == np.float64 and 0 < np.count_nonzero(x) < 4
+        np.testing.assert_allclose(x, scipy.optimize.nnls(a, b)[0], atol=1e-14)
+        slopes = jax.jit(jax.grad(value, (0, 1)))(a, b)
+        forward = jax.jacfwd(value, (0, 1))(a, b)
+        second = jax.hessian(value, 0)(a, b)
+    assert np.isfinite(second).all() and np.any(second != 0)
+    for slope, again, index in zip(slopes, forward, (0, 1), strict=True):
+        np.testing.assert_allclose(slope, again, atol=1e-12)
+        expected = np.zeros_like(slope)
+        for place in np.ndindex(expected.shape):
+            ends = []
+            for step in (1e-6, -1e-6):
+                moved = [a.copy(), b.copy()]
+                moved[index][place] += step
+                ends.append(weights @ scipy.optimize.nnls(*moved)[0])
+            expected[place] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(slope, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_least_squares_are_computed_in_float32(dtype):
+    a, b = (jnp.asarray(each, dtype) for each in problem(6, 4, 1, 1))
+    x = nnls(a, b)
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(x, nnls(a.astype(jnp.float32), b.astype(jnp.float32)))
+
+
+def test_what_is_stopped_early_is_no_worse_than_zero():
+    a, b = problem(30, 20, 1, 5, fits=True)
+    residuals = [np.linalg.norm(a @ nnls(a, b, iters) - b) for iters in (1, 4, 8, 12, 100)]
+    assert residuals[0] == pytest.approx(np.linalg.norm(b)) and residuals[-1] < 1e-5 * residuals[0]
+    assert sorted(residuals, reverse=True) == residuals
+
+
+def test_a_thousand_gradient_steps_of_optax_are_farther_from_the_solution():
+    a, b = problem(40, 40, 1e4, 0)
+    exact, _ = scipy.optimize.nnls(a.astype(float), b.astype(float), maxiter=1000)
+    ours, theirs = (np.max(np.abs(f(a, b, 1000) - exact)) / exact.max() for f in (nnls, optax.nnls))
+    assert ours < 1e-4 and theirs > 1e-2
+    easy = problem(10, 4, 1, 0)
+    np.testing.assert_allclose(nnls(*easy), optax.nnls(*easy, 1000), atol=1e-5)

@@ -428,6 +428,7 @@ SHOWN_BY = {
     "matrix_inverse_pth_root": "test_linalg.py::test_optax_is_as_near_and_no_nearer",
     "MultiSteps": "combinators/test_accumulating.py"
     "::test_a_gradient_that_is_not_finite_enters_no_mean_here_and_every_mean_in_optax",
+    "nnls": "test_linalg.py::test_a_thousand_gradient_steps_of_optax_are_farther_from_the_solution",
     "noisy_sgd": "transforms/test_noise.py::test_the_noise_of_a_leaf_depends_on_its_path_alone",
     "ntxent": "losses/test_embeddings.py::test_without_a_pair_the_loss_and_its_gradient_are_zero",
     "contrib.differentially_private_aggregate": "transforms/test_privacy.py"
