@@ -6,10 +6,12 @@ A step is ``step(params, state, grads) -> (params, state)``, update and ``apply_
 donated. Counted, by the compiler: bytes moved over the parameters' bytes, fusions, copies of buffers as large as a
 parameter; and traces of the update in three calls. Timed: trace and lower, compile, run. Times of one round are taken
 one peer after the other, so that what else the machine does hits all of them, and are shown as the median over rounds
-of the ratio to Optax in the same round; ``--json`` has the seconds too.
+of the ratio to Optax in the same round; ``--json`` has the seconds too. The whole train step, loss and gradient
+included, stands beside the one by hand, with the Python time that a call of it takes beyond that.
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Mapping
@@ -124,17 +126,57 @@ def measure(
 # The train step.
 
 
-def compiled_train_step(tx: Any, params: Any) -> jax.stages.Compiled:
-    """``gradtx.training.make_train_step`` for one layer of ``tanh`` per leaf, seen as a matrix of ten rows.
+def layers_loss(params: Any, batch: jax.Array) -> jax.Array:
+    """One layer of ``tanh`` per leaf, seen as a matrix of ten rows.
 
     Below a stack of layers the compiler may still copy a weight that the backward pass reads, to update it early.
     """
+    return sum(
+        (jnp.mean(jnp.tanh(batch @ leaf.reshape(10, -1)) ** 2) for leaf in jax.tree.leaves(params)),
+        start=jnp.zeros(()),
+    )
 
-    def loss(params, batch):
-        return sum(jnp.mean(jnp.tanh(batch @ leaf.reshape(10, -1)) ** 2) for leaf in jax.tree.leaves(params))
 
+def train_steps(tx: Any, params: Any) -> dict[str, tuple[Any, Any]]:
+    """``gradtx.training.make_train_step`` and the same step by hand, each with its first state."""
     state = training.create_train_state(params, tx, key=jax.random.key(0))
-    return training.make_train_step(training.from_plain(loss), tx).lower(state, jnp.ones((8, 10))).compile()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def by_hand(state, batch):
+        count, params, opt_state = state
+        loss, grads = jax.value_and_grad(layers_loss)(params, batch)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (count + 1, gradtx.apply_updates(params, updates), opt_state), {"loss": loss, "examples": len(batch)}
+
+    plain = (jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), tx.init(params))
+    return {
+        "make_train_step": (training.make_train_step(training.from_plain(layers_loss), tx), state),
+        "train step by hand": (by_hand, plain),
+    }
+
+
+def compiled_train_steps(tx: Any, params: Any) -> dict[str, jax.stages.Compiled]:
+    batch = jnp.ones((8, 10))
+    return {name: step.lower(state, batch).compile() for name, (step, state) in train_steps(tx, params).items()}
+
+
+def python_time(tx: Any, rounds: int) -> float:
+    """Microseconds for which a call of the train step keeps Python, beyond those of the step by hand.
+
+    The median over rounds in which both are called once, on eight small leaves, and waited for.
+    """
+    steps = train_steps(tx, equal_leaves(8, 100))
+    batch = jnp.ones((8, 10))
+    beyond = []
+    for _ in range(rounds):
+        seconds = []
+        for name, (step, state) in steps.items():
+            start = time.perf_counter()
+            state, _ = step(state, batch)
+            seconds.append(time.perf_counter() - start)
+            steps[name] = step, jax.block_until_ready(state)
+        beyond.append(seconds[0] - seconds[1])
+    return 1e6 * statistics.median(beyond[rounds // 4 :])
 
 
 def measure_train_step(params: Any) -> list[dict[str, Any]]:
@@ -146,11 +188,11 @@ def measure_train_step(params: Any) -> list[dict[str, Any]]:
     }
     rows = []
     for what, tx in optimizers.items():
-        compiled = compiled_train_step(tx, params)
-        rows.append({
-            "step": what, "peer": "make_train_step", "bytes": bytes_moved(compiled, params),
-            "fusions": fusions(compiled), "copies": parameter_copies(compiled, params),
-        })  # fmt: skip
+        for peer, compiled in compiled_train_steps(tx, params).items():
+            rows.append({
+                "step": what, "peer": peer, "bytes": bytes_moved(compiled, params),
+                "fusions": fusions(compiled), "copies": parameter_copies(compiled, params),
+            })  # fmt: skip
     return rows
 
 
@@ -185,11 +227,13 @@ def main() -> None:
     print("bytes: moved per byte of parameters; times: median ratio to Optax in the same round, and quartiles\n")
     counts = ["leaves", "step", "peer", "bytes", "fusions", "copies", "traces"]
     print(table(rows, [*counts, "lower/Optax", "compile/Optax", "time/Optax", "spread"]))
+    beyond = python_time(gradtx.adamw(RATE, weight_decay=DECAY), 40 * given.rounds)
+    print(f"\nPython time of a train step beyond that of the step by hand: {beyond:.0f} microseconds a call")
     if given.json:
         sizes = {
             name: getattr(given, name) for name in ("leaves", "size", "small_leaves", "small_size", "rounds", "builds")
         }
-        write_json(given.json, rows, benchmark="step_cost", arguments=sizes)
+        write_json(given.json, rows, benchmark="step_cost", arguments=sizes, python_microseconds=beyond)
 
 
 if __name__ == "__main__":
