@@ -186,8 +186,9 @@ def nnls(A: jax.typing.ArrayLike, b: jax.typing.ArrayLike, iters: Count | None =
 
     Returns:
         x, ``[n]`` or ``[n, k]``, in float32 or wider; NaN for a problem that has NaN or infinities. Derivatives are
-        those of the least squares on P, of either mode and any order.
+        those of the least squares on P, of either mode.
 
+    As of any solver in that dtype, the residual of a matrix with a condition near 1 / eps is not the smallest.
     A decomposition of ``[2 n, n]`` for each z: meant for up to some hundred columns. One of A is taken at the start.
 
     Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23, algorithm NNLS (23.10).
@@ -217,9 +218,9 @@ def nnls(A: jax.typing.ArrayLike, b: jax.typing.ArrayLike, iters: Count | None =
             cause="it needs one number for each row of A", fix="write nnls(A, A @ x)",
         )  # fmt: skip
     dtype = jnp.promote_types(jnp.result_type(A, b), jnp.float32)
-    a, targets = jnp.asarray(A, dtype), jnp.asarray(b, dtype).reshape(m, -1)
-    if not (a.size and targets.size):
+    if not (jnp.size(A) and jnp.size(b)):
         return jnp.zeros((n, *jnp.shape(b)[1:]), dtype)
+    a, targets = jnp.asarray(A, dtype), jnp.asarray(b, dtype).reshape(m, -1)
     widths, heights = (jax.lax.stop_gradient(_positive(jnp.max(jnp.abs(each), 0))) for each in (a, targets))
     a, targets = _scaled(a, widths), _scaled(targets, heights)
     norms = jax.lax.stop_gradient(_positive(jnp.sqrt(jnp.sum(a * a, 0))))

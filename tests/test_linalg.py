@@ -228,9 +228,11 @@ def test_non_negative_least_squares_are_those_of_float64(m, n, condition, kind):
         x = nnls(a, b)
         exact, least = scipy.optimize.nnls(a.astype(float), b.astype(float), maxiter=1000)
         assert violation(a, b, x) < 16
-        residual = np.linalg.norm(a.astype(float) @ np.asarray(x, float) - b)
-        assert residual <= least + 1e-6 * np.linalg.norm(b) * max(1, condition * 1e-4)
-        if m >= n and condition <= 1e4:
+        if condition * EPS < 1e-2:  # |r|^2 is convex: it is too large by at most 2 <slopes, exact - x>
+            residual = np.linalg.norm(a.astype(float) @ np.asarray(x, float) - b)
+            total = np.sum(np.linalg.norm(a, axis=0) * (x + exact))
+            assert residual**2 - least**2 <= 32 * EPS * (np.linalg.norm(b) + total) * total
+        if m >= n and condition <= 1e3:
             np.testing.assert_allclose(x, exact, rtol=0, atol=EPS * max(condition, 16) * np.max(exact, initial=0))
 
 
@@ -238,7 +240,7 @@ def test_non_negative_least_squares_are_those_of_float64(m, n, condition, kind):
 @hypothesis.given(st.data())
 def test_the_conditions_of_kuhn_and_tucker_hold_at_any_rank(data):
     """Small whole numbers: zeros, columns that are equal, opposite or sums of others, and ties in every choice."""
-    m, n = data.draw(st.sampled_from([(1, 1), (2, 5), (4, 4), (6, 3)]))
+    m, n = data.draw(st.sampled_from([(2, 5), (4, 4), (6, 3)]))
     a, b = (np.array(data.draw(st.lists(st.integers(-2, 2), min_size=size, max_size=size)), np.float32).reshape(shape)
             for size, shape in ((m * n, (m, n)), (m, (m,))))  # fmt: skip
     x = nnls(a, b)
@@ -254,10 +256,10 @@ def test_matrices_and_targets_of_any_size_have_a_solution(of_a, of_b):
     with np.errstate(over="ignore"):
         expected = np.asarray(nnls(a, b), float) * (of_b / of_a)
         scale = float(np.float32(expected.max()))
-    if scale < 1e-38 or scale > 1e38:
-        assert (x >= 0).all()  # it is no float32
+    if scale < 1e38:  # and what is smaller than the smallest normal number may be zero
+        np.testing.assert_allclose(x, expected, rtol=0, atol=32 * EPS * scale + np.finfo(np.float32).tiny)
     else:
-        np.testing.assert_allclose(x, expected, rtol=0, atol=32 * EPS * scale)
+        assert (x >= 0).all()
     columns = np.float32([1e-15, 1.0, 1e15, 1e5])
     np.testing.assert_allclose(nnls(a * columns, b) * columns, nnls(a, b), rtol=0, atol=32 * EPS)
 
@@ -267,7 +269,7 @@ def test_several_targets_are_problems_of_their_own_and_nan_stays_in_its_own():
     many = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
     each = np.stack([nnls(a, b) for b in many.T], -1)
     np.testing.assert_allclose(nnls(a, many), each, rtol=0, atol=8 * EPS)
-    mapped = jax.vmap(linalg.nnls)(np.stack([a, 2 * a]), np.stack([many[:, 0], many[:, 1]]))
+    mapped = jax.jit(jax.vmap(linalg.nnls))(np.stack([a, 2 * a]), np.stack([many[:, 0], many[:, 1]]))
     np.testing.assert_allclose(mapped, np.stack([each[:, 0], each[:, 1] / 2]), rtol=0, atol=8 * EPS)
     for bad in (np.nan, np.inf):
         spoilt = many.copy()
@@ -298,13 +300,11 @@ def test_derivatives_are_those_of_the_elements_above_zero():
         def value(a, b):
             return jnp.vdot(weights, linalg.nnls(a, b))
 
-        x = np.asarray(linalg.nnls(a, b))
+        x = np.asarray(jax.jit(linalg.nnls)(a, b))
         assert x.dtype == np.float64 and 0 < np.count_nonzero(x) < 4
         np.testing.assert_allclose(x, scipy.optimize.nnls(a, b)[0], atol=1e-14)
         slopes = jax.jit(jax.grad(value, (0, 1)))(a, b)
-        forward = jax.jacfwd(value, (0, 1))(a, b)
-        second = jax.hessian(value, 0)(a, b)
-    assert np.isfinite(second).all() and np.any(second != 0)
+        forward = jax.jit(jax.jacfwd(value, (0, 1)))(a, b)
     for slope, again, index in zip(slopes, forward, (0, 1), strict=True):
         np.testing.assert_allclose(slope, again, atol=1e-12)
         expected = np.zeros_like(slope)

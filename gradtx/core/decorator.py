@@ -164,7 +164,7 @@ def _dtype_error(call: errors.Call, leaf: Any, path: str) -> errors.DtypeError:
         expected, cause, fix = (
             "optimizers need floating-point leaves",
             "a table of integers or booleans stands among the parameters",
-            "cast it, or leave it out with only(tx, where=lambda path, leaf: leaf.dtype.kind == 'f')",
+            "cast it, or leave it out with only(tx, where=lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating))",
         )
     got = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" if hasattr(leaf, "dtype") else type(leaf).__name__
     return errors.DtypeError(call, expected=expected, got=got, at=repr(path), cause=cause, fix=fix)

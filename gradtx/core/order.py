@@ -6,7 +6,7 @@ from typing import Literal
 from gradtx import errors
 from gradtx.core.record import Record
 
-Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", ""]
+Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", "master weights", ""]
 """What the order matters to: averages of parameters, and what leaves steps out or multiplies the loss."""
 
 
@@ -37,6 +37,12 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
                 errors.UNNAMED, expected="an average as the last part of a chain", got=_shown(part),
                 cause="it averages the parameters with the steps that it sees, which later parts would change",
                 fix="write exponential_average(chain(...))",
+            )  # fmt: skip
+        if own == "chain" and "master weights" in part.kinds and name != names[-1]:
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="master_weights around all that changes the step", got=_shown(part),
+                cause="the digits that it keeps are those after its own step, which later parts would change",
+                fix="write master_weights(chain(...))",
             )  # fmt: skip
 
 

@@ -141,8 +141,8 @@ def cast_like(state: Any, old: Any) -> Any:
         return None
     if isinstance(state, dict):
         return {name: cast_like(value, old[name]) for name, value in state.items()}
-    if is_state(state):
-        return type(state)(*map(cast_like, state, old))
+    if is_state(state):  # what is kept of an array may be a dictionary in ``old``, see Layout
+        return type(state)(*map(cast_like, state, old if isinstance(old, tuple) else [old[at] for at in state._fields]))
     return jax.tree.map(lambda new, like: jax.lax.convert_element_type(new, like.dtype), state, old)
 
 

@@ -32,18 +32,21 @@ from gradtx.core import (
     record_of,
     transformation,
 )
+from gradtx.core.roles import roles
 from gradtx.storage.kernels import in_one_pass
-from gradtx.tree import leaf_paths, leaf_seeds
+from gradtx.tree import is_array, leaf_paths, leaf_seeds
 
 
 class Layout(NamedTuple):
-    """How one array of a state is kept, never what it means.
+    r"""How one array of a state is kept, never what it means.
 
     ``encode(array, role, key)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
     ``role`` is the field's, and ``key`` a function that gives a random key, or None for rounding to nearest.
     ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
     kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours. Where these
     are no others than its ``block`` numbers along the last axis, accelerators may take the array in tiles of them.
+    ``kept`` are the ``NamedTuple``\ s that ``encode`` may give: they are known again where another library has made
+    dictionaries of them, as ``flax.nnx.Optimizer`` does after each update.
     """
 
     encode: Callable[[jax.Array, Role, Callable[[], jax.Array] | None], Any]
@@ -51,6 +54,7 @@ class Layout(NamedTuple):
     refuses: Callable[[Role], str | None]
     reads: Locality = "elementwise"
     block: int | None = None
+    kept: tuple[type, ...] = ()
 
 
 AS_IT_IS = Layout(lambda array, role, key: array, lambda kept, role: kept, lambda role: None)
@@ -100,14 +104,16 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
 
     if record.leaves is None:
         named = functools.partial(_layouts_by_path, call, layout)
-        whole = _around(call, record.tree, named)
+        chosen = [layout] if isinstance(layout, Layout) else layout.values() if isinstance(layout, dict) else []
+        kinds = {kind for one in chosen if one is not None for kind in one.kept}
+        whole = _around(call, record.tree, named, tuple(kinds))
         return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance)
 
     by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
     made: dict[tuple[Pair, Layout], Pair] = {}
 
     def alone(pair: Pair, one: Layout) -> Pair:
-        around = _around(call, pair, functools.partial(_the_same, one))
+        around = _around(call, pair, functools.partial(_the_same, one), one.kept)
         if one.block is None or record.locality != "elementwise":
             return around
         return around._replace(update=in_one_pass(around.update, one.block))
@@ -133,7 +139,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
 LayoutAt = Callable[[str], Layout]
 
 
-def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt]) -> Pair:
+def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: tuple[type, ...]) -> Pair:
     """The functions with their state in layouts, which ``layouts(tree)`` gives by path."""
 
     def init(params):
@@ -143,7 +149,7 @@ def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt]) -> Pair:
 
     def update(updates, state, params, signals):
         layout_at = layouts(updates if params is None else params)
-        updates, new_state = inner.update(updates, _decode(layout_at, state.inner), params, signals)
+        updates, new_state = inner.update(updates, _decode(layout_at, state.inner, kinds), params, signals)
         return updates, StoredState(state.step, _encode(layout_at, new_state, state.step, signals.get("leaf_seed")))
 
     return Pair(init, update)
@@ -186,16 +192,25 @@ def _layouts_by_path(call: str, layout: Any, tree: Any) -> LayoutAt:
     return layout_at
 
 
-def _decode(layout_at: LayoutAt, state: Any) -> Any:
+def _decode(layout_at: LayoutAt, state: Any, kinds: tuple[type, ...]) -> Any:
     def decode(path: str, role: Role, value: Any) -> Any:
         del path
         if not role.like_params:
             return value
-        kept, treedef = jax.tree.flatten(value, is_leaf=is_kept)
+        kept, treedef = jax.tree.flatten(value, is_leaf=lambda node: is_kept(_again(kinds, node)))
         paths = leaf_paths(treedef.unflatten([0] * len(kept)))
-        return treedef.unflatten([layout_at(at).decode(one, role) for at, one in zip(paths, kept, strict=True)])
+        return treedef.unflatten(
+            [layout_at(at).decode(_again(kinds, one), role) for at, one in zip(paths, kept, strict=True)]
+        )
 
     return map_fields(decode, state)
+
+
+def _again(kinds: tuple[type, ...], value: Any) -> Any:
+    """One of ``kinds`` that became a dictionary of its arrays; anything else as it is."""
+    if not isinstance(value, Mapping) or not all(map(is_array, value.values())):
+        return value
+    return next((kind(**value) for kind in kinds if set(value) == set(roles(kind))), value)
 
 
 def _encode(layout_at: LayoutAt, state: Any, step: jax.Array | None, seed: jax.Array | None) -> Any:
@@ -260,5 +275,6 @@ def _check_layout(call: str, layout: Any, at: str | None = None) -> None:
     if not isinstance(layout, Layout):
         raise errors.ArgumentTypeError(
             call, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}", at=at,
-            cause="a dtype is no layout", fix='write stored(tx, storage.cast("bfloat16"))',
+            cause="a dtype is no layout, nor is the function that makes one",
+            fix='write stored(tx, storage.cast("bfloat16")) or stored(tx, storage.quantized())',
         )  # fmt: skip

@@ -95,7 +95,8 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
             return _numbers(_unpack(kept.pairs), kept.scales, role, 7, block)
         return _numbers(kept.codes, kept.scales, role, 127, block) if isinstance(kept, Codes) else kept
 
-    return Layout(encode, decode, _reason, reads="leaf", block=block if rounding == "nearest" else None)
+    return Layout(encode, decode, _reason, reads="leaf", block=block if rounding == "nearest" else None,
+                  kept=(Codes, CodePairs))  # fmt: skip
 
 
 def _reason(role: Role) -> str | None:

@@ -19,7 +19,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.rounding import round_to
-from gradtx.tree import is_inexact, widen
+from gradtx.tree import in_words, is_inexact, widen
 
 
 class RemainderState(NamedTuple):
@@ -52,7 +52,7 @@ def master_weights(tx: GradientTransformation, *, bits: Literal[8, 16] = 16) -> 
 
     Give the loss the parameters as they are. :func:`master_params` reads ``P``. Parameters that something else has
     changed since the last step are taken as they are now, with the old remainder. Whatever changes the step belongs
-    inside: ``master_weights(chain(...))``.
+    inside, ``master_weights(chain(...))``: behind it in a chain it is an ``ArgumentTypeError``.
 
     Source: the digits of bfloat16 numbers in 8 bits, arXiv:2602.23349, section 3.1, there by scale, here by their
     place; the sum, Kahan 1965, Communications of the ACM 8(1), "Further remarks on reducing truncation errors", and
@@ -93,18 +93,34 @@ def master_params(state: Any, params: Any) -> Any:
     """The parameters with the digits that a :func:`master_weights` in ``state`` keeps for them.
 
     A tree like ``params``, in float32 where they are in low precision: what to evaluate, average or save for a reader
-    that does not know of remainders.
+    that does not know of remainders. Of several such parts (in a ``partition``) each gives its leaves; those that none
+    serves stay as they are.
 
-    Raises ``StructureError`` where ``state`` holds no such part, or more than one, or belongs to other parameters.
+    Raises ``StructureError`` where ``state`` holds no such part, two for one leaf, or belongs to other parameters.
     """
-    found = states_of(RemainderState, state)
-    if len(found) != 1:
+    call = "master_params(state, params)"
+    found = [part.remainder for _, part in states_of(RemainderState, state)]
+    if not found:
         raise errors.StructureError(
-            "master_params(state, params)", expected="a state in which one part keeps remainders of the parameters",
-            got=f"{len(found)} of them" if found else type(state).__name__, cause="the optimizer was made without it",
-            fix="write tx = storage.master_weights(adamw(1e-3))",
+            call, expected="a state in which a part keeps remainders of the parameters", got=type(state).__name__,
+            cause="the optimizer was made without it", fix="write tx = storage.master_weights(adamw(1e-3))",
         )  # fmt: skip
-    return _masters(found[0][1].remainder, params)
+    flat, treedef = jax.tree.flatten(params)
+    try:
+        columns = [treedef.flatten_up_to(remainder) for remainder in found]
+    except (ValueError, TypeError, KeyError):
+        raise errors.StructureError(
+            call, expected=f"remainders of parameters like {in_words(params)}", got=in_words(found[0]),
+            cause="the state belongs to other parameters, or an optimizer of Flax holds it in variables",
+            fix="pass the parameters that tx.init was given; of nnx, nnx.as_pure(...) of both",
+        ) from None  # fmt: skip
+    rests = [[rest for rest in of_leaf if rest is not None] for of_leaf in zip(*columns, strict=True)]
+    if max(map(len, rests), default=0) > 1:
+        raise errors.StructureError(
+            call, expected="one part that keeps remainders of a leaf", got=f"{max(map(len, rests))}",
+            cause="the state of several optimizers was passed", fix="pass the state of one",
+        )  # fmt: skip
+    return treedef.unflatten([_together(p, *rest) if rest else p for p, rest in zip(flat, rests, strict=True)])
 
 
 def _in_two(tx: GradientTransformation, part: Part) -> GradientTransformation:
@@ -129,7 +145,7 @@ def _in_two(tx: GradientTransformation, part: Part) -> GradientTransformation:
         remainders = treedef.unflatten([None if half is None else half[1] for half in halves])
         return treedef.unflatten(steps), RemainderState(remainders, inner)
 
-    return join({"inner": record}, Pair(init, update), own_params=True)
+    return join({"inner": record}, Pair(init, update), own_params=True, kind="master weights")
 
 
 def _is_low(param: jax.Array) -> bool:

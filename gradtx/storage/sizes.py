@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 
-from gradtx.core import GradientTransformation
+from gradtx.core import GradientTransformation, record_of
 
 
 def state_bytes(tx: GradientTransformation, params: Any) -> int:
     """The bytes of all arrays in ``tx.init(params)``, by their shapes: nothing is allocated.
 
     ``params`` may be arrays or their shapes, as ``jax.eval_shape(model.init, key)`` gives them. Counters and
-    hyperparameters count, 4 bytes each. Raises what ``tx.init(params)`` raises.
+    hyperparameters count, 4 bytes each. Raises ``ArgumentTypeError`` if ``tx`` is no transformation, and
+    what ``tx.init(params)`` raises.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx import storage
@@ -21,5 +22,6 @@ def state_bytes(tx: GradientTransformation, params: Any) -> int:
     >>> [round(storage.state_bytes(tx, params) / 4096**2, 4) for tx in (exact, small)]
     [8.0, 2.25]
     """
-    arrays = jax.tree.leaves(jax.eval_shape(tx.init, params))
+    record_of(tx)  # an error for what is no transformation
+    arrays = jax.tree.leaves(jax.eval_shape(tx[0], params))
     return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)

@@ -162,3 +162,8 @@ def test_nothing_runs_on_a_device():
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "False"
     assert "8,000,000,000,000,0" in run.stdout
+
+
+def test_packed_parts_work_on_all_leaves():
+    rows = gradtx.describe(gradtx.storage.packed(gradtx.adamw(1e-3)), {"a": jnp.ones(3), "b": jnp.ones(3)})
+    assert {row.leaves for row in rows} == {("a", "b")}

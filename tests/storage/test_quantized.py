@@ -273,3 +273,9 @@ def test_a_cast_to_eight_bits_is_refused_and_names_what_has_scales(dtype):
 def test_bad_arguments_are_named(arguments):
     with pytest.raises((errors.ArgumentRangeError, errors.ArgumentTypeError), match=next(iter(arguments))):
         storage.quantized(**arguments)
+
+
+def test_bytes_of_what_is_no_transformation_are_refused():
+    with pytest.raises(errors.ArgumentTypeError, match="a constructor has to be called first"):
+        storage.state_bytes(gradtx.adamw, jnp.ones(2))
+    assert storage.state_bytes(tuple(gradtx.sgd(0.1, momentum=0.9)), jnp.ones(2)) == 8

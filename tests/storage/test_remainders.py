@@ -159,6 +159,32 @@ def test_bytes_of_a_parameter():
     assert bytes_of(master_weights(storage.stored(gradtx.adamw(0.1), storage.cast("bfloat16")), bits=8)) == 5
 
 
+def test_what_comes_after_it_in_a_chain_is_refused():
+    with pytest.raises(errors.ArgumentTypeError, match=r"master_weights\(chain\(...\)\)"):
+        gradtx.chain(master_weights(gradtx.scale_by_adam()), gradtx.scale_by_learning_rate(0.1))
+    gradtx.chain(gradtx.clip_by_global_norm(1.0), master_weights(gradtx.adamw(0.1)))
+
+
+def test_several_parts_each_give_the_masters_of_their_leaves():
+    params = {name: jnp.ones(4, jnp.bfloat16) for name in "abc"}
+    tx = gradtx.partition(
+        {"a": master_weights(gradtx.sgd(1e-3)), "b": master_weights(gradtx.sgd(2e-3)), "c": gradtx.freeze("*")},
+        lambda path, leaf: path,
+    )
+    updates, state = tx.update(params, tx.init(params), params)
+    masters = master_params(state, gradtx.apply_updates(params, updates))
+    found = [float(jnp.asarray(masters[name], jnp.float32)[0]) for name in "abc"]
+    np.testing.assert_allclose(found, [0.999, 0.998, 1.0], rtol=1e-6)
+
+
+def test_remainders_of_other_parameters_are_refused():
+    state = master_weights(gradtx.sgd(0.1)).init({"w": jnp.ones(2, jnp.bfloat16)})
+    with pytest.raises(errors.StructureError, match="other parameters"):
+        master_params(state, {"v": jnp.ones(2, jnp.bfloat16)})
+    with pytest.raises(errors.StructureError, match="several optimizers"):
+        master_params((state, state), {"w": jnp.ones(2, jnp.bfloat16)})
+
+
 def test_a_state_without_remainders_is_refused():
     with pytest.raises(errors.StructureError, match="master_weights"):
         master_params(gradtx.sgd(0.1).init(jnp.ones(2)), jnp.ones(2))
