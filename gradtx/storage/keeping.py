@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ from gradtx.core import (
 )
 from gradtx.core.roles import roles
 from gradtx.storage.kernels import in_one_pass
+from gradtx.storage.packing import plans_in
 from gradtx.tree import is_array, leaf_paths, leaf_seeds
 
 
@@ -105,6 +106,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     if record.leaves is None:
         named = functools.partial(_layouts_by_path, call, layout)
         chosen = [layout] if isinstance(layout, Layout) else layout.values() if isinstance(layout, dict) else []
+        _refuse_vectors(call, record, chosen)
         kinds = {kind for one in chosen if one is not None for kind in one.kept}
         whole = _around(call, record.tree, named, tuple(kinds))
         return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance)
@@ -232,6 +234,16 @@ def _encode(layout_at: LayoutAt, state: Any, step: jax.Array | None, seed: jax.A
 
 def _key(field: str, step: jax.Array, seed: Any) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(zlib.crc32(field.encode())), step), seed)
+
+
+def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None]) -> None:
+    """Raises where numbers of several leaves would share what a layout keeps for neighbours."""
+    if any(True for _ in plans_in(record)) and any(one is not None and one.reads != "elementwise" for one in layouts):
+        raise errors.LayoutError(
+            call, expected="a layout that keeps each number for itself, around packed(...)", got="one of blocks",
+            cause="a block would span the end of one leaf and the beginning of the next",
+            fix="write stored(packed(...), storage.cast('bfloat16')), or quantize without packed",
+        )  # fmt: skip
 
 
 def _refuse_foreign(call: str, address: str, record: Record) -> None:

@@ -132,7 +132,16 @@ def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransf
             plan = plan_of(updates if params is None else params)
             halves = _halves(_pack(jax.tree.map(widen, updates), plan))
             like = None if params is None else _halves(_pack(params, plan))
-        steps, new = on_packed(pairs_of(plan)).update(halves, state.inner, like, signals)
+        try:
+            steps, new = on_packed(pairs_of(plan)).update(halves, state.inner, like, signals)
+        except errors.StructureError:
+            if params is not None:
+                raise
+            raise errors.MissingParams(
+                call, expected="the parameters, beside gradients in another dtype", got="params=None",
+                cause="leaves share a vector by the dtype of the parameters",
+                fix="write tx.update(grads, state, params)",
+            ) from None  # fmt: skip
         steps = Packed(steps["large"], steps["small"], plan)
         if isinstance(updates, Packed):
             return steps, PackedState(new)
@@ -170,7 +179,7 @@ def pack(params: Any, tx: GradientTransformation) -> Packed:
     """
     call = f"pack(params, {errors.show(tx)})"
     record = record_of(tx)
-    plans = [plan_of(params) for plan_of in _plans(record)]
+    plans = [plan_of(params) for plan_of in plans_in(record)]
     if not plans:
         raise errors.LayoutError(
             call, expected="a transformation with packed(...) in it", got="none",
@@ -336,13 +345,14 @@ def _like(step: jax.Array, update: Any) -> jax.Array:
     return step.astype(wide_dtype(update.dtype)) if is_inexact(update) else step
 
 
-def _plans(record: Record) -> Iterator[Any]:
+def plans_in(record: Record) -> Iterator[Any]:
+    """For each :func:`packed` in a transformation, what gives the plan of a tree."""
     plan_of = getattr(record.tree.update, "plan_of", None)
     if plan_of is not None:
         yield plan_of
         return
     for part in record.parts.values():
-        yield from _plans(part)
+        yield from plans_in(part)
 
 
 def _check_elementwise(call: str, address: str, record: Record) -> None:

@@ -40,7 +40,8 @@ def devices_of(call: str, parallel: str, mesh: Any, axis: str | None) -> Devices
     if mesh is None:
         raise ArgumentTypeError(
             call, expected="mesh must be given", got="mesh=None",
-            cause=f"parallel={parallel!r} runs on the devices of a mesh, along one of its axes",
+            cause=f"axis={axis!r} is one of a mesh" if parallel == "jit"
+            else f"parallel={parallel!r} runs on the devices of a mesh, along one of its axes",
             fix=f'write mesh=jax.make_mesh((jax.device_count(),), ("data",)), parallel={parallel!r}',
         )  # fmt: skip
     mesh, axis = checked_mesh(call, mesh, axis)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx.core import first_step
-from gradtx.errors import ArgumentTypeError, DtypeError, show
+from gradtx.errors import ArgumentTypeError, DtypeError, StructureError, show
 from gradtx.training.keys import key_data
 from gradtx.tree import beside, path_name
 
@@ -54,12 +54,12 @@ def create_train_state(params: Any, tx: Any, *, key: Any, model_state: Any = Non
     words = key_data(key, call)
     params, model_state = _copies(params, "params", call), _copies(model_state, "model_state", call)
     init, _ = tx
-    opt_state = init(params) if sharding is None else _made_there(init, params, sharding)
+    opt_state = init(params) if sharding is None else _made_there(call, init, params, sharding)
     state = TrainState(first_step(), params, _apart(opt_state, params), model_state, words)
     return beside(state, state)
 
 
-def _made_there(init: Any, params: Any, sharding: Any) -> Any:
+def _made_there(call: str, init: Any, params: Any, sharding: Any) -> Any:
     """The state of an optimizer, made in its parts; beside parameters that are on the same mesh, or nowhere yet."""
     meshes = [leaf.mesh for leaf in jax.tree.leaves(sharding) if isinstance(leaf, NamedSharding)]
 
@@ -68,6 +68,12 @@ def _made_there(init: Any, params: Any, sharding: Any) -> Any:
         is_on_mesh = isinstance(own, NamedSharding) and own.mesh.axis_names == meshes[0].axis_names
         return jax.device_put(leaf, NamedSharding(meshes[0], own.spec if is_on_mesh else PartitionSpec()))
 
+    if jax.tree.structure(sharding) != jax.tree.structure(jax.eval_shape(init, params)):
+        raise StructureError(
+            call, expected="shardings like the state that tx.init makes", got=type(sharding).__name__,
+            cause="they were made for another transformation, or are one mesh or sharding",
+            fix="write sharding=state_sharding(tx, params, mesh) with this tx",
+        )  # fmt: skip
     return jax.jit(init, out_shardings=sharding)(jax.tree.map(there, params) if meshes else params)
 
 

@@ -224,3 +224,19 @@ def test_leaves_that_an_explicit_mesh_shards_stay_alone():
     assert jax.typeof(updates["a"]).sharding.spec == spec("d") and jax.typeof(state.inner.mean["large"]["a"]) == (
         jax.typeof(params["a"])
     )
+
+
+def test_blocks_that_would_span_leaves_are_refused():
+    tx = packed(gradtx.adam(1e-3))
+    with pytest.raises(errors.LayoutError, match="a block would span"):
+        stored(tx, quantized())
+    stored(tx, cast("bfloat16"))
+
+
+def test_gradients_in_another_dtype_need_the_parameters_beside_them():
+    tx = packed(gradtx.sgd(0.1, momentum=0.9))
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    grads = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    with pytest.raises(errors.MissingParams, match="by the dtype of the parameters"):
+        tx.update(grads, tx.init(params))
+    tx.update(grads, tx.init(params), params)

@@ -200,3 +200,12 @@ def test_a_wrong_argument_is_named(call, error, hint):
     with pytest.raises(error) as caught:
         call()
     assert hint in str(caught.value)
+
+
+def test_shardings_of_another_transformation_are_refused():
+    params = {"w": jnp.ones((8, 2))}
+    mesh = jax.make_mesh((2,), ("data",))
+    other = state_sharding(gradtx.sgd(0.1), params, mesh)
+    for sharding in (other, mesh):
+        with pytest.raises(errors.StructureError, match="with this tx"):
+            create_train_state(params, gradtx.adam(1e-3), key=jax.random.key(0), sharding=sharding)
