@@ -200,7 +200,8 @@ def nnls(A: jax.typing.ArrayLike, b: jax.typing.ArrayLike, iters: Count | None =
 
     >>> import jax.numpy as jnp
     >>> from gradtx import linalg
-    >>> linalg.nnls(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 6.0])).round(3).tolist()
+    >>> found = linalg.nnls(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 6.0]))
+    >>> [round(x, 4) for x in found.tolist()]
     [0.0, 1.7]
     """
     call = Call("nnls", (A, b), {} if iters is None else {"iters": iters}, {}, {})
