@@ -1,10 +1,9 @@
 """Several devices on one CPU, compiled programs kept between runs, and which cases of long tables take turns.
 
-A test with more than a dozen cases takes a sixth of them where ``slow`` tests are left out, another sixth than its
-neighbours; of the units of the law table each takes a sixth of the laws. Nothing that reads the code or the
-documentation takes turns; the parts that everything is made of and the three optimizers that everybody knows take all
-laws.
-With ``slow`` tests all cases run.
+A test with more than three cases takes a sixth of them where ``slow`` tests are left out, and one at least, another
+sixth than its neighbours; of the units of the law table each takes a sixth of the laws. Nothing that reads the code or
+the documentation takes turns; the parts that everything is made of and the three optimizers that everybody knows take
+all laws. With ``slow`` tests all cases run.
 """
 
 import os
@@ -22,7 +21,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 TURNS = 6
-DOZEN = 12
+FEW = 3
 ALL_CASES = ("tests/architecture/", "tests/test_documentation.py", "tests/test_package.py", "gradtx/")
 
 
@@ -42,9 +41,9 @@ def pytest_collection_modifyitems(items):
         number = numbers.get(unit, seen[test])
         seen[test] += 1
         takes_all_laws = test.startswith("tests/laws/") and unit in every_time
-        if cases[test] <= DOZEN or test.startswith(ALL_CASES) or takes_all_laws:
+        if cases[test] <= FEW or test.startswith(ALL_CASES) or takes_all_laws:
             continue
-        if (number + order[test]) % TURNS:
+        if (number + order[test]) % min(TURNS, cases[test]):
             item.add_marker(pytest.mark.slow)
 
 
