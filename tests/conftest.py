@@ -1,9 +1,9 @@
 """Several devices on one CPU, compiled programs kept between runs, and which cases of long tables take turns.
 
-A test with more than three cases takes a sixth of them where ``slow`` tests are left out, and one at least, another
-sixth than its neighbours; of the units of the law table each takes a sixth of the laws. Nothing that reads the code or
-the documentation takes turns; the parts that everything is made of and the three optimizers that everybody knows take
-all laws. With ``slow`` tests all cases run.
+A test with more than three cases takes an eighth of them where ``slow`` tests are left out, and one at least, another
+eighth than its neighbours; of the units of the law table each takes an eighth of the laws, and the three optimizers
+that everybody knows all of them. Nothing that reads the code or the documentation takes turns. With ``slow`` tests all
+cases run.
 """
 
 import os
@@ -20,7 +20,7 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-TURNS = 6
+TURNS = 8
 FEW = 3
 ALL_CASES = ("tests/architecture/", "tests/test_documentation.py", "tests/test_package.py", "gradtx/")
 
@@ -28,12 +28,10 @@ ALL_CASES = ("tests/architecture/", "tests/test_documentation.py", "tests/test_p
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
     from tests.laws.rows import first_parts
-    from tests.laws.table import RECIPES, UNITS
+    from tests.laws.table import UNITS
 
     numbers = {id(unit): number for number, unit in enumerate(UNITS)}
-    every_time = {
-        id(unit) for unit in first_parts.ROWS if unit not in RECIPES or unit.name in ("sgd", "adam", "adamw")
-    }  # fmt: skip
+    every_time = {id(unit) for unit in first_parts.ROWS if unit.name in ("sgd", "adam", "adamw")}
     tests = [item.nodeid.split("[")[0] for item in items]
     cases, order, seen = Counter(tests), {test: index for index, test in enumerate(dict.fromkeys(tests))}, Counter()
     for item, test in zip(items, tests, strict=True):
