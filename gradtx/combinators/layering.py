@@ -82,12 +82,8 @@ def per_layer(constructor: Callable[[Any], GradientTransformation], value: PerLa
     by_leaf = like.leaves
     if isinstance(value, Mapping):
         value = dict(value)
+        check_globs(call, value, 'write per_layer(scale, {"head/*": 1.0, "*": 0.1}), or by_depth')
         for glob, number in value.items():
-            if not isinstance(glob, str):
-                raise errors.ArgumentTypeError(
-                    call, expected="globs on paths", got=errors.show(glob), cause="layers are named, not counted",
-                    fix='write per_layer(scale, {"head/*": 1.0, "*": 0.1}), or by_depth',
-                )  # fmt: skip
             _built(call, constructor, number, glob)
 
     def values(tree: Any) -> list[Any]:
@@ -200,6 +196,15 @@ def _of_function(call: str, function: Callable[[str, Any], Any], path: str, leaf
             fix="pass only its arrays, e.g. eqx.filter(model, eqx.is_inexact_array)",
         )  # fmt: skip
     return function(path, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+
+
+def check_globs(call: str, by_glob: Mapping[Any, Any], fix: str) -> None:
+    """Raises ``ArgumentTypeError`` where a key is no glob."""
+    for glob in by_glob:
+        if not isinstance(glob, str):
+            raise errors.ArgumentTypeError(
+                call, expected="globs on paths", got=errors.show(glob), cause="layers are named, not counted", fix=fix
+            )
 
 
 def first_matches(call: Any, globs: Iterable[str], tree: Any) -> list[str | None]:

@@ -32,18 +32,24 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
                 cause="the average would move on where there was no step",
                 fix="write e.g. skip_nonfinite(exponential_average(tx))",
             )  # fmt: skip
-        if own == "chain" and "average" in part.kinds and name != names[-1]:
-            raise errors.ArgumentTypeError(
-                errors.UNNAMED, expected="an average as the last part of a chain", got=_shown(part),
-                cause="it averages the parameters with the steps that it sees, which later parts would change",
-                fix="write exponential_average(chain(...))",
-            )  # fmt: skip
-        if own == "chain" and "master weights" in part.kinds and name != names[-1]:
-            raise errors.ArgumentTypeError(
-                errors.UNNAMED, expected="master_weights around all that changes the step", got=_shown(part),
-                cause="the digits that it keeps are those after its own step, which later parts would change",
-                fix="write master_weights(chain(...))",
-            )  # fmt: skip
+        for kind in sorted(part.kinds & set(_LAST)) if own == "chain" and name != names[-1] else ():
+            expected, cause, fix = _LAST[kind]
+            raise errors.ArgumentTypeError(errors.UNNAMED, expected=expected, got=_shown(part), cause=cause, fix=fix)
+
+
+# What goes by its own step, and would miss what later parts of a chain make of it: expected, cause and fix.
+_LAST = {
+    "average": (
+        "an average as the last part of a chain",
+        "it averages the parameters with the steps that it sees, which later parts would change",
+        "write exponential_average(chain(...))",
+    ),
+    "master weights": (
+        "master_weights around all that changes the step",
+        "the digits that it keeps are those after its own step, which later parts would change",
+        "write master_weights(chain(...))",
+    ),
+}
 
 
 def _shown(part: Record) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.combinators.layering import first_matches
+from gradtx.combinators.layering import check_globs, first_matches
 from gradtx.core import (
     PASS,
     ZERO,
@@ -273,12 +273,8 @@ def _check_layouts(call: str, layout: Any) -> None:
         if not errors.is_per_layer(layout):
             _check_layout(call, layout)
         return
+    check_globs(call, layout, 'write stored(tx, {"embed*": None, "*": storage.quantized()})')
     for glob, one in layout.items():
-        if not isinstance(glob, str):
-            raise errors.ArgumentTypeError(
-                call, expected="globs on paths", got=errors.show(glob), cause="layers are named, not counted",
-                fix='write stored(tx, {"embed*": None, "*": storage.quantized()})',
-            )  # fmt: skip
         if one is not None:
             _check_layout(call, one, repr(glob))
 

@@ -1,6 +1,7 @@
 """Parameters in 16 bits whose missing digits are state: no copy of the parameters in float32."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -25,10 +26,6 @@ from gradtx.tree import in_words, is_inexact, widen
 class RemainderState(NamedTuple):
     remainder: FactorTree
     inner: Nested
-
-
-Part = Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
-"""``part(master, dtype) -> (param, remainder)``: a float32 number in two, the first one that ``dtype`` holds."""
 
 
 @transformation
@@ -69,24 +66,31 @@ def master_weights(tx: GradientTransformation, *, bits: Literal[8, 16] = 16) -> 
     >>> params.tolist(), round(float(storage.master_params(state, params)[0]), 6)
     ([0.98828125], 0.99)
     """
+    record = record_of(tx)
     kept = {8: jnp.int8, 16: jnp.int16}[bits]
 
-    def part(master: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        if dtype != jnp.bfloat16:
-            near = widen(round_to(master, dtype))
-            return near, round_to(jnp.where(jnp.isfinite(near), master - near, 0.0), dtype)
-        # In integers, where a carry goes from the digits into the exponent as rounding wants it. Beyond bfloat16's
-        # largest number nothing is carried, and the remainder stops at its own largest.
-        bits_of = jax.lax.bitcast_convert_type(jnp.abs(master), jnp.int32)
-        bits_of = bits_of if bits == 16 else (bits_of + 0x80) & ~0xFF
-        upper = jnp.minimum(bits_of + 0x8000, 0x7F7FFFFF) & ~0xFFFF
-        rest = (bits_of - upper) >> (16 - bits)
-        near = jax.lax.bitcast_convert_type(upper, jnp.float32)
-        is_finite = jnp.isfinite(master)
-        near = jnp.where(is_finite, jnp.where(master < 0, -near, near), master)
-        return near, jnp.where(is_finite, jnp.minimum(rest, jnp.iinfo(kept).max), 0).astype(kept)
+    def init(params: Any) -> RemainderState:
+        remainders = jax.tree.map(
+            lambda p: jnp.zeros_like(p, dtype=kept if p.dtype == jnp.bfloat16 else None) if _is_low(p) else None, params
+        )
+        return RemainderState(remainders, record.tree.init(_masters(remainders, params)))
 
-    return _in_two(tx, jax.jit(part, static_argnums=1))
+    def update(updates: Any, state: Any, params: Any, signals: Mapping[str, Any]) -> tuple[Any, RemainderState]:
+        masters = _masters(state.remainder, params)
+        updates, inner = record.tree.update(updates, state.inner, masters, signals)
+        flat, treedef = jax.tree.flatten(params)
+        halves = [
+            _parted(master, param.dtype, kept) if _is_low(param) else None
+            for param, master in zip(flat, jax.tree.leaves(apply_updates(masters, updates)), strict=True)
+        ]
+        steps = [
+            step if half is None else apply_updates(half[0], -widen(param))
+            for step, half, param in zip(jax.tree.leaves(updates), halves, flat, strict=True)
+        ]
+        remainders = treedef.unflatten([None if half is None else half[1] for half in halves])
+        return treedef.unflatten(steps), RemainderState(remainders, inner)
+
+    return join({"inner": record}, Pair(init, update), own_params=True, kind="master weights")
 
 
 def master_params(state: Any, params: Any) -> Any:
@@ -123,31 +127,6 @@ def master_params(state: Any, params: Any) -> Any:
     return treedef.unflatten([_together(p, *rest) if rest else p for p, rest in zip(flat, rests, strict=True)])
 
 
-def _in_two(tx: GradientTransformation, part: Part) -> GradientTransformation:
-    record = record_of(tx)
-
-    def init(params: Any) -> RemainderState:
-        remainders = jax.tree.map(lambda p: jnp.zeros_like(part(widen(p), p.dtype)[1]) if _is_low(p) else None, params)
-        return RemainderState(remainders, record.tree.init(_masters(remainders, params)))
-
-    def update(updates: Any, state: Any, params: Any, signals: Mapping[str, Any]) -> tuple[Any, RemainderState]:
-        masters = _masters(state.remainder, params)
-        updates, inner = record.tree.update(updates, state.inner, masters, signals)
-        flat, treedef = jax.tree.flatten(params)
-        halves = [
-            part(master, param.dtype) if _is_low(param) else None
-            for param, master in zip(flat, jax.tree.leaves(apply_updates(masters, updates)), strict=True)
-        ]
-        steps = [
-            step if half is None else apply_updates(half[0], -widen(param))
-            for step, half, param in zip(jax.tree.leaves(updates), halves, flat, strict=True)
-        ]
-        remainders = treedef.unflatten([None if half is None else half[1] for half in halves])
-        return treedef.unflatten(steps), RemainderState(remainders, inner)
-
-    return join({"inner": record}, Pair(init, update), own_params=True, kind="master weights")
-
-
 def _is_low(param: jax.Array) -> bool:
     """Whether it is a floating-point array in less than float32."""
     return is_inexact(param) and widen(param).dtype != param.dtype
@@ -157,6 +136,25 @@ def _masters(remainders: Any, params: Any) -> Any:
     flat, treedef = jax.tree.flatten(params)
     rests = treedef.flatten_up_to(remainders)
     return treedef.unflatten([p if rest is None else _together(p, rest) for p, rest in zip(flat, rests, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _parted(master: jax.Array, dtype: Any, kept: Any) -> tuple[jax.Array, jax.Array]:
+    """A float32 number in two: the one that ``dtype`` holds, and the remainder, which for bfloat16 is in ``kept``."""
+    if dtype != jnp.bfloat16:
+        near = widen(round_to(master, dtype))
+        return near, round_to(jnp.where(jnp.isfinite(near), master - near, 0.0), dtype)
+    # In integers, where a carry goes from the digits into the exponent as rounding wants it. Beyond bfloat16's largest
+    # number nothing is carried, and the remainder stops at its own largest.
+    limits = jnp.iinfo(kept)
+    bits_of = jax.lax.bitcast_convert_type(jnp.abs(master), jnp.int32)
+    bits_of = bits_of if limits.bits == 16 else (bits_of + 0x80) & ~0xFF
+    upper = jnp.minimum(bits_of + 0x8000, 0x7F7FFFFF) & ~0xFFFF
+    rest = (bits_of - upper) >> (16 - limits.bits)
+    near = jax.lax.bitcast_convert_type(upper, jnp.float32)
+    is_finite = jnp.isfinite(master)
+    near = jnp.where(is_finite, jnp.where(master < 0, -near, near), master)
+    return near, jnp.where(is_finite, jnp.minimum(rest, limits.max), 0).astype(kept)
 
 
 @jax.jit
