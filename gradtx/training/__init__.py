@@ -14,6 +14,7 @@ from gradtx.training.batching import batches, batches_per_epoch
 from gradtx.training.local_batches import global_batch
 from gradtx.training.loss_form import from_plain
 from gradtx.training.micro_mapping import PerExample, micro_grad, micro_vmap, microbatch
+from gradtx.training.padding import padded
 from gradtx.training.processes import watch_processes
 from gradtx.training.pruning import Sparsity, SparsityRow, remove_units, sparsity
 from gradtx.training.sharded_state import parameter_sharding, state_sharding
@@ -45,6 +46,7 @@ __all__ = [
     "micro_grad",
     "micro_vmap",
     "microbatch",
+    "padded",
     "parameter_sharding",
     "remove_units",
     "sparsity",

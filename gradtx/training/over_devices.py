@@ -1,7 +1,7 @@
 """A batch split among devices: each evaluates the loss on its own examples, and what they find is put together."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
 import jax
 import jax.numpy as jnp
@@ -108,12 +108,19 @@ def shares(devices: Devices, batch: Any) -> tuple[int, int]:
     return divmod(length, devices.size)
 
 
-def check_apart(devices: Devices, why: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Raises if ``function`` makes the devices wait for each other, where they have different work.
+def refuse_shares(devices: Devices) -> Never:
+    """Raises: devices that wait for each other in the loss have to run the same program."""
+    raise BatchError(
+        f'step(state, batch) with parallel="{devices.parallel}"',
+        expected="devices with equally many examples, as the loss has sums over devices",
+        got="a batch that they do not divide",
+        cause="the last batch of the data is shorter than the others",
+        fix='write batch, mask = padded(batch, length), and return {"examples": jnp.sum(mask)}; or parallel="jit"',
+    )
 
-    Raises:
-        BatchError: Statistics over devices, of shares that differ.
-    """
+
+def sums_over_devices(devices: Devices, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether devices wait for each other in ``function``, as for the statistics of a norm with ``axis_name``."""
 
     def communicates(eqn: Any) -> bool:
         if eqn.primitive.name == "axis_index":
@@ -121,13 +128,24 @@ def check_apart(devices: Devices, why: str, function: Callable[..., Any], *argum
         names = [eqn.params.get(name) for name in ("axes", "axis_name")]
         return any(devices.axis in (name if isinstance(name, tuple) else (name,)) for name in names)
 
-    if has_equation(jax.make_jaxpr(function)(*arguments).jaxpr, communicates):
-        raise BatchError(
-            f'step(state, batch) with parallel="{devices.parallel}"',
-            expected="devices with equally many examples, as the loss has sums over devices", got=why,
-            cause="the statistics of a norm with axis_name would weigh devices, and not examples",
-            fix='write parallel="jit" with norms without axis_name, whose statistics are those of the whole batch',
-        )  # fmt: skip
+    return has_equation(jax.make_jaxpr(function)(*arguments).jaxpr, communicates)
+
+
+def counted_alike(found: Evaluated, devices: Devices) -> Evaluated:
+    """Loss and metrics of device ``i`` times ``e_i / e``, and ``e`` examples on each, the mean over devices.
+
+    For a loss with sums over devices: what is differentiated on each is the sum of all their losses, so these must be
+    weighted before, and not their gradients afterwards.
+    """
+    examples = found.metrics["examples"].astype(jnp.result_type(float))
+    mean = jax.lax.pmean(examples, devices.axis)
+    share = examples / jnp.where(mean > 0, mean, 1)
+
+    def weighted(leaf: jax.Array) -> jax.Array:
+        return jnp.where(examples > 0, leaf, 0) * share.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    metrics = {**jax.tree.map(weighted, found.metrics), "examples": mean}
+    return found._replace(value=weighted(found.value), metrics=metrics)
 
 
 def _alone(is_finite: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from gradtx.errors import ArgumentRangeError, ArgumentTypeError, Count, checked_
 from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.micro_batches import Evaluated, means_over_parts
-from gradtx.training.over_devices import check_apart, over_devices, shares
+from gradtx.training.over_devices import counted_alike, over_devices, refuse_shares, shares, sums_over_devices
 from gradtx.training.parallel import Parallel, devices_of, on_mesh, split_along
 from gradtx.training.single_examples import one_by_one
 from gradtx.training.state import TrainState, check_state, check_transformation
@@ -117,7 +117,8 @@ def make_train_step(
     - ``"shard_map"``: each device evaluates the loss on its own examples, with the key ``fold_in(k, device)``, and
       means are weighted by examples, as for parts above; integer metrics become means as well. Of a batch that the
       devices do not divide the first ones take one example more. Norms take ``axis_name`` for statistics of all
-      devices, ``()`` for those of each; model states are averaged, integers in them become the largest.
+      devices, ``()`` for those of each; with the former a short batch has to be filled up by :func:`padded`. Model
+      states are averaged, integers in them become the largest.
     - ``"pmap"``: the same by ``jax.pmap``, which is a ``shard_map`` itself: no faster, on meshes of one axis.
     - ``"zero"``: as ``"shard_map"``, but the sum over devices leaves each with its part of the gradient; it keeps that
       part of the optimizer's state (:func:`state_sharding`), updates that part of the parameters, and they are put
@@ -190,13 +191,21 @@ def make_train_step(
         scattered = whole_leaves if devices is None or split is None else split_along(devices, split)
         gathered = scattered if parallel == "fsdp" else whole_leaves
         has_shares = apart and shares(apart, batch)[1] > 0
+        count_dtype: Any = None
 
         def without_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
+            nonlocal count_dtype
             value, (new_model_state, metrics) = call_loss(loss, reserved, params, model_state, batch, key)
-            if apart and (has_shares or "examples" in metrics):
-                why = "a batch that they do not divide" if has_shares else "a count of 'examples' by the loss"
-                check_apart(apart, why, loss, params, model_state, batch, key)
-            return Evaluated(value, _complete(value, metrics, batch), [], new_model_state)
+            is_counted = "examples" in metrics
+            found = Evaluated(value, _complete(value, metrics, batch), [], new_model_state)
+            count_dtype = found.metrics["examples"].dtype
+            if not (apart and (has_shares or is_counted)):
+                return found
+            if not sums_over_devices(apart, loss, params, model_state, batch, key):
+                return found
+            if has_shares:
+                refuse_shares(apart)
+            return counted_alike(found, apart)
 
         def with_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
             def scaled(params: Any) -> tuple[jax.Array, Evaluated]:
@@ -233,6 +242,7 @@ def make_train_step(
         if "skipped_steps" in own:
             is_done = skipped_steps(new_opt_state) == skipped_steps(opt_state)
             new_step, new_model_state = choose(is_done, (new_step, new_model_state), (step, model_state))
+        metrics["examples"] = metrics["examples"].astype(count_dtype)
         metrics = metrics | _own_metrics(new_opt_state, accumulate, left_out)
         if gradient_norm:
             mean = [jnp.mean(leaf, 0) for leaf in floating] if takes_examples else floating
