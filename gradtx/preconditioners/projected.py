@@ -81,7 +81,7 @@ def scale_by_galore(
             if not projects(param):
                 return ScaleByGaloreState(first_step(), None, inner.init(param))
             whole = _gathered(param)
-            small = jnp.zeros_like(whole[:rank] if param.shape[0] <= param.shape[1] else whole[:, :rank])
+            small = jnp.zeros_like(whole[:rank] if _is_wide(whole) else whole[:, :rank])
             return ScaleByGaloreState(first_step(), jnp.zeros((min(param.shape), rank), param.dtype), inner.init(small))
 
         def update(update, state, param, signals):
@@ -89,30 +89,46 @@ def scale_by_galore(
             if not projects(update):
                 found, new = inner.update(update, state.inner, None, signals)
                 return scale * found, state._replace(inner=new)
-            wide = update.shape[0] <= update.shape[1]
-            gathered = _gathered(update)
-            g = gathered if wide else gathered.T
-            g = cut(g, float(jnp.finfo(g.dtype).max) / g.shape[0])  # sums along a unit vector are finite
+            g, old = _gathered(update), _gathered(state.projector)
             due = (state.step - 1) % update_proj_gap == 0
-            old = _gathered(state.projector)
             projector = jax.lax.cond(due, lambda: _leading(g, rank).astype(old.dtype), lambda: old)
-            small = _times(projector.T, g)
-            found, new = inner.update(small if wide else small.T, state.inner, None, signals)
-            back = _times(projector, found if wide else found.T)
-            back = scale * (back if wide else back.T)
-            return _placed(back, update), state._replace(projector=_placed(projector, state.projector), inner=new)
+            found, new = inner.update(_seen(projector, g), state.inner, None, signals)
+            back = _times(projector, found) if _is_wide(g) else _times(found, projector.T)
+            projector = _placed(projector, state.projector)
+            return _placed(scale * back, update), state._replace(projector=projector, inner=new)
 
         return Pair(init, update)
 
     return compose({"inner": base}, body, own_advance=advance, reads="leaf")
 
 
+def _is_wide(g: jax.Array) -> bool:
+    return g.shape[0] <= g.shape[1]
+
+
 def _leading(g: jax.Array, rank: int) -> jax.Array:
-    """The ``rank`` leading left singular vectors, each with the sign that makes its largest entry positive."""
+    """The ``rank`` leading singular vectors of the shorter side, each with its largest entry positive."""
     largest = jnp.max(jnp.abs(g))
-    vectors = jnp.linalg.svd(g / jnp.where(largest == 0, 1.0, largest), full_matrices=False)[0][:, :rank]
+    unit = g / jnp.where(largest == 0, 1.0, largest)
+    vectors = jnp.linalg.svd(unit if _is_wide(g) else unit.T, full_matrices=False)[0][:, :rank]
     chosen = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
     return vectors * jnp.where(chosen == 0, 1.0, chosen / jnp.where(chosen == 0, 1.0, jnp.abs(chosen))).conj()
+
+
+def _seen(projector: jax.Array, g: jax.Array) -> jax.Array:
+    """``P' g`` or ``g P``; where a sum overflows, that of a ``g`` cut so far that no sum along a unit vector does."""
+
+    def along(g: jax.Array) -> jax.Array:
+        return _times(projector.T, g) if _is_wide(g) else _times(g, projector)
+
+    def usual() -> jax.Array:
+        return small
+
+    def cut_first() -> jax.Array:
+        return along(cut(g, float(jnp.finfo(g.dtype).max) / min(g.shape)))
+
+    small = along(g)
+    return jax.lax.cond(jnp.all(jnp.isfinite(small)), usual, cut_first)
 
 
 def _times(a: jax.Array, b: jax.Array) -> jax.Array:
