@@ -56,7 +56,7 @@ def schedule_free(
     is :func:`gradtx.storage.stored`). Rounding of parameters in low precision moves ``x`` and ``z`` alike. State: one
     float32 number per parameter.
 
-    Source: Defazio et al. 2024, arXiv:2405.15682, equations 3 to 5, with the weights of section 3.
+    Source: Defazio et al. 2024, arXiv:2405.15682, equations 3 to 5, with the weights of equation 23.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.schedule_free(gradtx.sgd(1.0), learning_rate=1.0, b1=0.5)
@@ -120,10 +120,10 @@ def primal_average(
         y <- mu_y * x + (1 - mu_y) * z
 
     The parameters are ``y``, and ``x``, the result, is ``averaged_params(state, params)``. It goes with any schedule of
-    the learning rate. With ``mu_x = b^(1 / k)`` the average looks back as far as a step every ``k`` steps would with
+    the learning rate; a decay in ``base_optimizer`` is one of ``y``. With ``mu_x = b^(1 / k)`` the average looks back as far as a step every ``k`` steps would with
     decay ``b``. What is kept is ``ahead``, as in :func:`schedule_free`. State: one float32 number per parameter.
 
-    Source: Defazio et al. 2025, arXiv:2512.17131, algorithm 1.
+    Source: Defazio et al. 2025, arXiv:2512.17131 (GPA).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.primal_average(gradtx.sgd(1.0), mu_x=0.5, mu_y=0.5)

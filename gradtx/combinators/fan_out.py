@@ -47,7 +47,7 @@ def atan2_ratio(numerator: GradientTransformation, denominator: GradientTransfor
     ``atan2(0, 0)`` is 0, and a denominator below ``2^-63`` counts as that number. A complex ``n`` keeps its direction:
     ``u = n / |n| * atan2(|n|, d)``.
 
-    Source: Everett et al. 2024, arXiv:2407.05872, section 4.3.
+    Source: Everett et al. 2024, arXiv:2407.05872 (Adam-atan2).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.atan2_ratio(gradtx.identity(), gradtx.absolute_value())
@@ -174,7 +174,7 @@ def total(*transforms: GradientTransformation) -> GradientTransformation:
     """``u = t_1(g) + t_2(g) + ...``: each of ``transforms`` sees the gradient ``g``, and their updates are added.
 
     A weight is a part like any other: ``total(chain(ema(b), scale(v)), scale(1 - v))`` is quasi-hyperbolic momentum
-    (Ma and Yarats 2019, arXiv:1810.06801, algorithm 1). The state is a dictionary with the names that
+    (Ma and Yarats 2019, arXiv:1810.06801, equations 3 and 4). The state is a dictionary with the names that
     :func:`gradtx.chain` gives. Shapes and dtypes as the gradient's.
 
     Raises ``ArgumentTypeError`` for what is no transformation, and without any.

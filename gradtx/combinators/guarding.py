@@ -139,7 +139,7 @@ def skip_large(
     :func:`skip_nonfinite`. ``optax.skip_large_updates(max_squared_norm=s)`` in ``optax.MultiSteps`` is
     ``skip_large(tx, max_norm=s**0.5)``.
 
-    Source: Kumar et al. 2025, arXiv:2504.02507, equations 1 to 4, for running statistics of the norm (there to clip).
+    Source: Kumar et al. 2025, arXiv:2504.02507 (ZClip), for running statistics of the norm (there to clip).
 
     Raises ``ArgumentTypeError`` unless ``max_norm`` or ``deviations`` is given.
 

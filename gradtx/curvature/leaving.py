@@ -62,7 +62,8 @@ def escape_saddles(
     ``only``, ``masked`` or ``partition`` it raises ``SignalError`` unless ``value_fn`` takes the leaves there.
 
     Source: the curvilinear search of Moré and Sorensen 1979 along the negative curvature only; the smallest eigenvalue
-    by Lanczos from a random start as in Royer, O'Neill and Wright 2018, arXiv:1803.02924, algorithm 2.
+    by Lanczos from a random start as in Royer, O'Neill and Wright 2018, arXiv:1803.02924 (their
+    minimum eigenvalue oracle).
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx import curvature

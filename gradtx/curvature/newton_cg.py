@@ -62,7 +62,8 @@ def scale_by_newton_cg(
     curvature are exact: no test of residuals is needed, a step is what conjugate gradients reach after ``krylov_dim``
     iterations, and the curvature is the lowest that they go through.
 
-    Source: Royer, O'Neill and Wright 2018, arXiv:1803.02924, algorithms 1 to 3.
+    Source: Royer, O'Neill and Wright 2018, arXiv:1803.02924: capped conjugate gradients, the minimum
+    eigenvalue oracle and damped Newton-CG.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx import curvature

@@ -54,7 +54,8 @@ def hvp(loss: Loss, params: Any, batch: Any, direction: Any) -> Any:
 def ggn_product(model: Any, loss: Any, params: Any, batch: Any, direction: Any) -> Any:
     """The Gauss-Newton matrix times a direction, ``J' H J v``; see :func:`gauss_newton`.
 
-    Source: Schraudolph 2002, "Fast curvature matrix-vector products", equation 12.
+    Source: Schraudolph 2002, Neural Computation 14(7), "Fast curvature matrix-vector products for second-order
+    gradient descent".
 
     Args:
         model: ``model(params, batch) -> outputs``.

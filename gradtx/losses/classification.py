@@ -94,7 +94,7 @@ def poly_loss_cross_entropy(
 
     ``1 - p`` is computed from the logarithm of p: it keeps its precision where p is within 1e-30 of 1.
 
-    Source: Leng et al. 2022, arXiv:2204.12511, eq. 4.
+    Source: Leng et al. 2022, arXiv:2204.12511 (Poly-1).
 
     >>> import jax.numpy as jnp
     >>> from gradtx import losses

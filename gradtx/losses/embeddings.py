@@ -110,7 +110,7 @@ def triplet_margin_loss(
         raised to a power: those of any finite size have a distance.
 
     Source: Balntas, Riba, Ponsa and Mikolajczyk 2016, BMVC, "Learning local feature descriptors with triplets and
-    shallow convolutional neural networks", eq. 3.
+    shallow convolutional neural networks", the ranking loss with a margin.
 
     Raises:
         DtypeError: Vectors that are not floating, ``where`` that is not bool.

@@ -71,7 +71,7 @@ def adam_atan2(
     :func:`gradtx.add_decayed_weights`; ``mask`` selects the leaves that decay. State: two float32 numbers per
     parameter.
 
-    Source: Everett et al. 2024, arXiv:2407.05872, section 4.3.
+    Source: Everett et al. 2024, arXiv:2407.05872 (Adam-atan2).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.adam_atan2(1.0)
@@ -109,7 +109,7 @@ def adam_mini(
     queries and keys: with the first rule for them the paper saw training fail. Hyperparameters are AdamW's. State: one
     float32 number per parameter and one per block, half of AdamW's.
 
-    Source: Zhang et al. 2024, arXiv:2406.16793, algorithms 1 to 3.
+    Source: Zhang et al. 2024, arXiv:2406.16793, algorithm 1 with its partition for Transformers.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.adam_mini(1.0, rows="embedding", weight_decay=0.0)
@@ -146,7 +146,7 @@ def adamc(
     layers in front of a normalization, for which this holds; the others decay as in AdamW. Without it all are. It keeps
     gradient norms from rising towards the end of training. State: two float32 numbers per parameter.
 
-    Source: Defazio 2025, arXiv:2506.02285, algorithm 2.
+    Source: Defazio 2025, arXiv:2506.02285, algorithm 1.
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root),

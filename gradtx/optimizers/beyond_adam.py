@@ -223,7 +223,7 @@ def simplified_ademamix(
     The learning rate wants to be ``1 - b1`` times Adam's; ``eps_root`` and ``eps`` as in :func:`adam`. ``weight_decay``
     may be one for each layer; ``mask`` selects the leaves that decay. State: two float32 numbers per parameter.
 
-    Source: Morwani et al. 2025, arXiv:2502.02431, algorithm 1.
+    Source: Morwani et al. 2025, arXiv:2502.02431 (Simplified AdEMAMix).
     """
     return chain(
         scale_by_simplified_ademamix(b1, b2, alpha, eps, eps_root),

@@ -29,6 +29,6 @@ def aggmo(
 
     State: one float32 number per parameter for each of ``betas`` that is not 0.
 
-    Source: Lucas et al. 2019, arXiv:1804.00325, equation 5.
+    Source: Lucas et al. 2019, arXiv:1804.00325, equation 3.
     """
     return chain(scale_by_aggregated_momentum(betas), scale_by_learning_rate(learning_rate))

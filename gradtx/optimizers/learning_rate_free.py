@@ -36,7 +36,7 @@ def polyak_sgd(
     See :func:`gradtx.scale_by_polyak`. (In Optax ``scaling`` multiplies the gradient before its norm is taken, so that
     a step that is not at ``max_learning_rate`` is divided by it.) State: nothing.
 
-    Source: Loizou et al. 2021, arXiv:2002.10542, equation 3.
+    Source: Loizou et al. 2021, arXiv:2002.10542 (SPS_max).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.polyak_sgd()
@@ -59,7 +59,7 @@ def dog(
     ``weight_decay * p`` is added to the gradient first, for the leaves that ``mask`` selects (all without one). Average
     the parameters, as the authors do: :func:`gradtx.exponential_average`. State: one float32 number per parameter.
 
-    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022, equations 1 and 2.
+    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022 (DoG).
     """
     return chain(_decayed(weight_decay, mask), scale_by_dog(init_step, eps), scale_by_learning_rate(learning_rate))
 
@@ -124,7 +124,7 @@ def prodigy(
     0 from 1. ``bias_correction`` is that of Adam, as in Optax; the paper has none. State: four
     float32 numbers per parameter.
 
-    Source: Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4.
+    Source: Mishchenko and Defazio 2023, arXiv:2306.06101, the Adam version of Prodigy.
     """
     b1, b2 = betas
     estimated = scale_by_prodigy(

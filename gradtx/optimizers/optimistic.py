@@ -15,8 +15,8 @@ def optimistic_gradient_descent(
     It converges where two players descend and ascend on one function, and plain gradient descent circles. State: one
     float32 number per parameter.
 
-    Source: Daskalakis et al. 2018, arXiv:1711.00141, equation 4; with two weights, Mokhtari, Ozdaglar and Pattathil
-    2020, arXiv:1901.08511.
+    Source: Daskalakis et al. 2018, arXiv:1711.00141 (optimistic mirror descent); with two weights, Mokhtari,
+    Ozdaglar and Pattathil 2020, arXiv:1901.08511.
     """
     return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
 

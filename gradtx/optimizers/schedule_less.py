@@ -21,7 +21,7 @@ def schedule_free_sgd(
     ``learning_rate`` is reached after ``warmup_steps`` from 0 and stays. (There Optax weighs a step by the rate of the
     next one.) Evaluate with ``averaged_params(state, params)``. State: one float32 number per parameter.
 
-    Source: Defazio et al. 2024, arXiv:2405.15682, equations 3 to 5 and section 3.
+    Source: Defazio et al. 2024, arXiv:2405.15682, equations 3 to 5 and 23.
     """
     rate = _warmed(learning_rate, warmup_steps)
     return schedule_free(chain(*_decay(weight_decay), scale_by_learning_rate(rate)), rate, b1, weight_lr_power)
@@ -41,9 +41,11 @@ def schedule_free_adamw(
 
     ``v^`` is the corrected moving average of ``g^2`` with decay ``b2``; ``b1`` is in place of a momentum.
     ``learning_rate`` is reached after ``warmup_steps`` from 0 and stays. (There Optax weighs a step by the rate of the
-    next one.) Evaluate with ``averaged_params(state, params)``. State: two float32 numbers per parameter.
+    next one. The paper multiplies the rate by ``sqrt(1 - b2^t)`` instead of correcting ``v``, with that also early
+    decay and the weights of the average; here they are not smaller, as in Optax.) Evaluate with
+    ``averaged_params(state, params)``. State: two float32 numbers per parameter.
 
-    Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1.
+    Source: Defazio et al. 2024, arXiv:2405.15682, algorithm 1, with Adam's correction of ``v``.
     """
     rate = _warmed(learning_rate, warmup_steps)
     scaled = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)

@@ -33,7 +33,7 @@ def linear_onecycle_schedule(
     Raises:
         ArgumentTypeError, ArgumentRangeError: an argument is not a number in its range.
 
-    Source: Smith and Topin 2017, arXiv:1708.07120, section 4.
+    Source: Smith and Topin 2017, arXiv:1708.07120, section "Super-convergence" (1cycle).
 
     >>> from gradtx import schedules
     >>> f = schedules.linear_onecycle_schedule(100, 1.0, div_factor=4.0, final_div_factor=2.0)
@@ -78,7 +78,7 @@ def cosine_onecycle_schedule(
     Raises:
         ArgumentTypeError, ArgumentRangeError: an argument is not a number in its range.
 
-    Source: Smith and Topin 2017, arXiv:1708.07120, section 4, with cosines for its lines.
+    Source: Smith and Topin 2017, arXiv:1708.07120, section "Super-convergence" (1cycle), with cosines for its lines.
 
     >>> from gradtx import schedules
     >>> f = schedules.cosine_onecycle_schedule(100, 1.0, div_factor=4.0, final_div_factor=2.0)

@@ -33,7 +33,7 @@ def scale_by_aggregated_momentum(betas: Sequence[errors.Decay] = (0.0, 0.9, 0.99
 
     Raises ``ArgumentTypeError`` without any.
 
-    Source: Lucas et al. 2019, arXiv:1804.00325, equation 5.
+    Source: Lucas et al. 2019, arXiv:1804.00325, equation 3.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.scale_by_aggregated_momentum((0.0, 0.5))

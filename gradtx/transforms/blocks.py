@@ -86,7 +86,7 @@ def scale_by_adam_mini(
     size)`` whose blocks are heads (queries and keys). In all others a block is what leads into one output unit, as in
     :func:`block_mean_square`; vectors are one block. State: one float32 number per parameter and one per block.
 
-    Source: Zhang et al. 2024, arXiv:2406.16793, algorithm 1 and the partition of algorithm 3.
+    Source: Zhang et al. 2024, arXiv:2406.16793, algorithm 1 with its partition for Transformers.
     """
 
     def scaled(block: Block) -> GradientTransformation:

@@ -68,7 +68,7 @@ def add_corrected_decay(
     itself. Without it all leaves are taken to be normalized. Give it the learning rate, or the schedule, that the step
     has, and its largest value. It stands before the learning rate.
 
-    Source: Defazio 2025, arXiv:2506.02285, algorithm 2 (AdamC).
+    Source: Defazio 2025, arXiv:2506.02285, algorithm 1 (AdamC).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.add_corrected_decay(0.5, learning_rate=0.1, max_learning_rate=0.4)

@@ -66,7 +66,7 @@ def scale_by_prodigy(
     that is not below 2^50 the numbers are cut there. ``u`` is uphill: :func:`gradtx.prodigy` is the step. State: four
     float32 numbers per parameter.
 
-    Source: Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4.
+    Source: Mishchenko and Defazio 2023, arXiv:2306.06101, the Adam version of Prodigy.
     """
 
     def init(params):

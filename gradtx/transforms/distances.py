@@ -41,7 +41,7 @@ def scale_by_dog(init_step: InitStep = ("heuristic", 1e-6), eps: errors.Epsilon 
     right. ``init`` wants the parameters as they are. Average the parameters, as the authors do. State: one float32
     number per parameter.
 
-    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022, equations 1 and 2, and section 3.3 on the first step.
+    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022 (DoG).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.scale_by_dog(("distance", 0.5), eps=0.0)
@@ -122,7 +122,7 @@ def scale_by_polyak(
 
     Raises ``SignalError`` for a ``value`` that is missing or not one real number.
 
-    Source: Loizou et al. 2021, arXiv:2002.10542, equation 3 (c = 1); Garrigos, Gower and Schaipp 2023,
+    Source: Loizou et al. 2021, arXiv:2002.10542 (SPS_max, c = 1); Garrigos, Gower and Schaipp 2023,
     arXiv:2307.14528, on ``sps+``.
 
     >>> import gradtx, jax.numpy as jnp

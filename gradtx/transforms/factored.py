@@ -107,7 +107,7 @@ def scale_by_confidence(
     itself: the paper's algorithm is one of matrices. State: one float32 number per parameter, and for ``n x m`` weights
     ``n + m`` more.
 
-    Source: Luo et al. 2023, arXiv:2307.02047, algorithm 2, lines 9 to 14; vectors as in its code.
+    Source: Luo et al. 2023, arXiv:2307.02047, algorithm 2, from its momentum on; vectors as in its code.
     """
     spread = chain(factored_mean_square(b3, eps=eps), square_root())
 

@@ -33,7 +33,7 @@ def correct_by_last(gamma: errors.NonNegative = 0.025, beta: errors.Decay = 0.95
     The correction of :func:`gradtx.mars` in its approximate form, for which no gradient is taken twice. State: one
     float32 number per parameter.
 
-    Source: Yuan et al. 2024, arXiv:2411.10438, equation 3.1 with the gradient of the last batch (MARS-approx).
+    Source: Yuan et al. 2024, arXiv:2411.10438, equation 3.10 as remark 3.3 approximates it (MARS-approx).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.correct_by_last(gamma=1.0, beta=0.5)
@@ -71,7 +71,7 @@ def mars(
     code takes the one of each leaf, ``chain(correct_by_last(), clip_by_block_norm(1.0), adamw(...))``. With ``gamma=0``
     and ``max_norm=None`` it is ``base``. State: one float32 number per parameter.
 
-    Source: Yuan et al. 2024, arXiv:2411.10438, algorithm 1 in the approximate form (MARS-approx).
+    Source: Yuan et al. 2024, arXiv:2411.10438, algorithm 1 in the approximate form of remark 3.3 (MARS-approx).
     """
     bounded = [] if max_norm is None else [clip_by_global_norm(max_norm)]
     return chain(correct_by_last(gamma, beta), *bounded, base)
@@ -88,7 +88,7 @@ def amplify_slow(alpha: errors.Decay = 0.98, lamb: errors.NonNegative = 2.0) -> 
 
     State: one float32 number per parameter.
 
-    Source: Lee et al. 2024, arXiv:2405.20233, algorithm 2 (Grokfast-EMA).
+    Source: Lee et al. 2024, arXiv:2405.20233, algorithm 2 (Grokfast-EMA); the start as in its authors' code.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.amplify_slow(alpha=0.5, lamb=2.0)
@@ -121,7 +121,7 @@ def grokfast(
     It shortens the time from fitting to generalizing (grokking). ``m`` starts at the first gradient. State: one float32
     number per parameter.
 
-    Source: Lee et al. 2024, arXiv:2405.20233, algorithm 2 (Grokfast-EMA).
+    Source: Lee et al. 2024, arXiv:2405.20233, algorithm 2 (Grokfast-EMA); the start as in its authors' code.
     """
     return chain(amplify_slow(alpha, lamb), base)
 
@@ -135,7 +135,7 @@ def orthogonal_gradient() -> GradientTransformation:
     rounding below ``1e-6 ||g||``, and is not blown up to ``||g||``. Zero weights leave the gradient as it is. Complex
     numbers are pairs of real ones. It needs the parameters.
 
-    Source: Prieto et al. 2025, arXiv:2501.04697, section 5.1 (OrthoGrad).
+    Source: Prieto et al. 2025, arXiv:2501.04697, section 5.1 (OrthoGrad); the norm as in its code.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.orthogonal_gradient()

@@ -42,7 +42,7 @@ def hutchinson_estimator_diag_hessian(random_seed: Any = 0) -> Functions:
     Raises ``SignalError`` for a ``value_fn`` that is missing or no function, or in a combinator that hides leaves.
 
     Source: Hutchinson 1990, Communications in Statistics 19(2); for the diagonal, Bekas, Kokiopoulou and Saad 2007,
-    Applied Numerical Mathematics 57, equation 2.
+    Applied Numerical Mathematics 57, "An estimator for the diagonal of a matrix".
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.hutchinson_estimator_diag_hessian()

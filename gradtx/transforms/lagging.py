@@ -64,8 +64,8 @@ def scale_by_optimistic_gradient(alpha: errors.Real = 1.0, beta: errors.Real = 1
 
     ``alpha * g`` at first. State: one float32 number per parameter.
 
-    Source: Daskalakis et al. 2018, arXiv:1711.00141, equation 4; with two weights, Mokhtari, Ozdaglar and Pattathil
-    2020, arXiv:1901.08511 (generalized OGDA).
+    Source: Daskalakis et al. 2018, arXiv:1711.00141 (optimistic mirror descent); with two weights, Mokhtari,
+    Ozdaglar and Pattathil 2020, arXiv:1901.08511 (generalized OGDA).
     """
     return total(scale(alpha), chain(difference(), scale(beta)))
 

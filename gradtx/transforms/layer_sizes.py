@@ -162,7 +162,7 @@ def scale_by_distance_over_gradients(
     of any size are divided right. ``init`` wants the parameters as they are. State: one float32 number per parameter
     and two per leaf.
 
-    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022, section 4.1 (L-DoG).
+    Source: Ivgi, Hinder and Carmon 2023, arXiv:2302.12022 (L-DoG).
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.scale_by_distance_over_gradients(reps_rel=0.5, eps=0.0)

@@ -51,7 +51,7 @@ def scale_by_simplified_ademamix(
     Steps end ``1 / (1 - b1)`` times as long as Adam's: the learning rate wants to be as much smaller. State: two
     float32 numbers per parameter.
 
-    Source: Morwani et al. 2025, arXiv:2502.02431, algorithm 1.
+    Source: Morwani et al. 2025, arXiv:2502.02431 (Simplified AdEMAMix).
     """
     return ratio(
         total(scale_by_momentum(b1), scale(alpha)),

@@ -61,7 +61,8 @@ def scale_by_momo(
 
     In Optax the step ``tau m / D`` is not divided by ``1 + a weight_decay``; the minimum of the regularized model is.
 
-    Source: Schaipp et al. 2023, arXiv:2305.07583, algorithm 1 and 2, equation 14 (decay), section 4 (lower bound).
+    Source: Schaipp et al. 2023, arXiv:2305.07583, algorithms 1 and 2, with its weight decay and its
+    estimate of the lower bound.
     """
 
     def init(params):

@@ -61,7 +61,7 @@ def per_example_layer_norm_clip(
 
     Returns the tree of sums and the tree of counts, int32 scalars.
 
-    Source: McMahan et al. 2018, arXiv:1710.06963, section 2.3 ("per-layer clipping").
+    Source: McMahan et al. 2018, arXiv:1710.06963 ("per-layer clipping").
 
     >>> import gradtx, jax.numpy as jnp
     >>> grads = [jnp.array([[3.0, 4.0]]), jnp.array([[0.5]])]

@@ -54,7 +54,7 @@ def asam(
     ``T = |p| + eta``, elementwise, so that weights of other sizes with the same function get the same step. Everything
     else is as in :func:`sam`.
 
-    Source: Kwon et al. 2021, arXiv:2102.11600, algorithm 1 and equation 3 (p = 2), with ``T + eta`` of section 4.
+    Source: Kwon et al. 2021, arXiv:2102.11600, algorithm 1 (p = 2), with ``T + eta`` of section 4.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> tx = gradtx.asam(gradtx.sgd(1.0), rho=0.5, eta=0.0)

@@ -198,7 +198,7 @@ def scale_by_simplified_ademamix(
     state: State, g: Array, p: Array, t: int, *, b1: float = 0.99, b2: float = 0.95, alpha: float = 0.0,
     eps: float = 1e-8, eps_root: float = 0.0,
 ) -> Step:  # fmt: skip
-    """Morwani et al. 2025, arXiv:2502.02431, algorithm 1."""
+    """Morwani et al. 2025, arXiv:2502.02431 (Simplified AdEMAMix)."""
     m = b1 * _signed(state, "momentum", g) + g
     second = moving_average(_real(state, "mean_square", g), squared_magnitude(g), b2)
     below = np.sqrt(second / weight_seen(b2, t) + eps_root) + eps
@@ -304,7 +304,7 @@ def step_and_shrink(state: State, g: Array, p: Array, t: int, *, learning_rate: 
 def scale_by_distance_over_gradients(
     state: State, g: Array, p: Array, t: int, *, reps_rel: float = 1e-6, eps: float = 1e-8, global_scale: float = 1.0
 ) -> Step:
-    """Ivgi, Hinder and Carmon 2023, arXiv:2302.12022, equations 1 and 2, of one layer."""
+    """Ivgi, Hinder and Carmon 2023, arXiv:2302.12022 (L-DoG), of one layer."""
     start = state.get("start", p)
     first = reps_rel * (1.0 + norm(start).item())
     distance = max(float(state.get("distance", 0.0)), first, norm(p - start).item())
@@ -432,7 +432,7 @@ def ademamix(
 def simplified_ademamix(
     state: State, g: Array, p: Array, t: int, *, learning_rate: float, weight_decay: float = 0.0, **arguments: Any
 ) -> Step:
-    """Morwani et al. 2025, arXiv:2502.02431, algorithm 1."""
+    """Morwani et al. 2025, arXiv:2502.02431 (Simplified AdEMAMix)."""
     update, new_state = scale_by_simplified_ademamix(state, g, p, t, **arguments)
     return -learning_rate * (update + weight_decay * p), new_state
 
@@ -440,7 +440,7 @@ def simplified_ademamix(
 def optimistic_gradient_descent(
     state: State, g: Array, p: Array, t: int, *, learning_rate: float, **arguments: Any
 ) -> Step:
-    """Daskalakis et al. 2018, arXiv:1711.00141, equation 4: ``2 g_t - g_{t-1}``, with two weights."""
+    """Daskalakis et al. 2018, arXiv:1711.00141 (optimistic mirror descent): ``2 g_t - g_{t-1}``, with two weights."""
     update, new_state = scale_by_optimistic_gradient(state, g, p, t, **arguments)
     return -learning_rate * update, new_state
 

@@ -50,7 +50,7 @@ def polyak_sgd(
     state: State, g: Trees, p: Trees, t: int, *, value: float, max_learning_rate: float = 1.0, scaling: float = 1.0,
     f_min: float = 0.0, eps: float = 0.0, variant: str = "sps",
 ) -> tuple[Trees, State]:  # fmt: skip
-    """Loizou et al. 2021, arXiv:2002.10542, equation 3, times ``scaling``."""
+    """Loizou et al. 2021, arXiv:2002.10542 (SPS_max), times ``scaling``."""
     gap = max(value - f_min, 0.0) if variant == "sps+" else value - f_min
     rate = scaling * min(gap / (dot(g, g) + eps), max_learning_rate)
     return each(lambda x: -rate * x, g), {}
@@ -60,7 +60,7 @@ def dog(
     state: State, g: Trees, p: Trees, t: int, *, learning_rate: float = 1.0, init_step: Any = ("heuristic", 1e-6),
     eps: float = 1e-8,
 ) -> tuple[Trees, State]:  # fmt: skip
-    """Ivgi, Hinder and Carmon 2023, arXiv:2302.12022, equations 1 and 2."""
+    """Ivgi, Hinder and Carmon 2023, arXiv:2302.12022 (DoG)."""
     kind, size = init_step
     start = state.get("start", p)
     first = {"distance": size, "heuristic": size * (1.0 + norm(start)), "learning_rate": 0.0}[kind]
@@ -89,7 +89,7 @@ def prodigy(
     beta3: float | None = None, eps: float = 1e-8, estim_lr0: float = 1e-6, estim_lr_coef: float = 1.0,
     weight_decay: float = 0.0, safeguard_warmup: bool = False, bias_correction: bool = True,
 ) -> tuple[Trees, State]:  # fmt: skip
-    """Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4."""
+    """Mishchenko and Defazio 2023, arXiv:2306.06101, the Adam version of Prodigy."""
     b1, b2 = betas
     b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = learning_rate * (math.sqrt(weight_seen(b2, t)) / weight_seen(b1, t) if bias_correction else 1.0)

@@ -43,7 +43,7 @@ def adam_atan2(
     state: State, g: Array, p: Array, t: int, *, learning_rate: float, b1: float = 0.9, b2: float = 0.999,
     a: float = 1.27, b: float = 1.0, weight_decay: float = 0.0,
 ) -> Step:  # fmt: skip
-    """Everett et al. 2024, arXiv:2407.05872, section 4.3: ``a atan2(m, b sqrt(v))``."""
+    """Everett et al. 2024, arXiv:2407.05872 (Adam-atan2): ``a atan2(m, b sqrt(v))``."""
     m, v, new_state = adam_moments(state, g, t, b1, b2)
     return -learning_rate * (a * np.arctan2(m, b * np.sqrt(v)) + weight_decay * p), new_state
 
@@ -71,7 +71,7 @@ def adam_mini(
 def add_corrected_decay(
     state: State, g: Array, p: Array, t: int, *, weight_decay: float, learning_rate: float, max_learning_rate: float
 ) -> Step:
-    """Defazio 2025, arXiv:2506.02285, algorithm 2: ``lambda_t = lambda gamma_t / gamma_max``."""
+    """Defazio 2025, arXiv:2506.02285, algorithm 1: ``lambda_t = lambda gamma_t / gamma_max``."""
     return g + weight_decay * learning_rate / max_learning_rate * p, {}
 
 
@@ -79,7 +79,7 @@ def adamc(
     state: State, g: Array, p: Array, t: int, *, learning_rate: float, max_learning_rate: float, b1: float = 0.9,
     b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 1e-4,
 ) -> Step:  # fmt: skip
-    """Defazio 2025, arXiv:2506.02285, algorithm 2, of a normalized layer."""
+    """Defazio 2025, arXiv:2506.02285, algorithm 1, of a normalized layer."""
     m, v, new_state = adam_moments(state, g, t, b1, b2)
     decay = weight_decay * learning_rate / max_learning_rate
     return -learning_rate * (quotient(m, np.sqrt(v) + eps) + decay * p), new_state
@@ -107,7 +107,7 @@ def qhm(
 def aggmo(
     state: State, g: Array, p: Array, t: int, *, learning_rate: float, betas: Sequence[float] = (0.0, 0.9, 0.99)
 ) -> Step:
-    """Lucas et al. 2019, arXiv:1804.00325, equation 5, with the sign of the velocities turned.
+    """Lucas et al. 2019, arXiv:1804.00325, equation 3, with the sign of the velocities turned.
 
     Of several decays that are not 0 the velocities are ``momentum``, ``momentum_2``, ...
     """
@@ -187,7 +187,7 @@ def add_cautiously_decayed_weights(state: State, g: Array, p: Array, t: int, *, 
 
 
 def correct_by_last(state: State, g: Array, p: Array, t: int, *, gamma: float = 0.025, beta: float = 0.95) -> Step:
-    """Yuan et al. 2024, arXiv:2411.10438, equation 3.1; at the first step both gradients are one."""
+    """Yuan et al. 2024, arXiv:2411.10438, equation 3.10 and remark 3.3; at the first step both gradients are one."""
     last = state["last"] if t > 1 else g
     return g + gamma * beta / (1.0 - beta) * (g - last), {"last": g}
 
@@ -205,7 +205,7 @@ def mars(
 
 
 def amplify_slow(state: State, g: Array, p: Array, t: int, *, alpha: float = 0.98, lamb: float = 2.0) -> Step:
-    """Lee et al. 2024, arXiv:2405.20233, algorithm 2: the memory starts as the first gradient."""
+    """Lee et al. 2024, arXiv:2405.20233, algorithm 2: the memory starts as the first gradient, as in its code."""
     mean = moving_average(state["mean"], g, alpha) if t > 1 else g
     return g + lamb * mean, {"mean": mean}
 
@@ -240,7 +240,7 @@ def sam(state: State, g: Array, p: Array, t: int, *, base: Base, value_fn: Any, 
 def asam(
     state: State, g: Array, p: Array, t: int, *, base: Base, value_fn: Any, rho: float = 0.5, eta: float = 0.01
 ) -> Step:
-    """Kwon et al. 2021, arXiv:2102.11600, equation 3: ``rho T^2 g / ||T g||``, ``T = |p| + eta``."""
+    """Kwon et al. 2021, arXiv:2102.11600, algorithm 1: ``rho T^2 g / ||T g||``, ``T = |p| + eta``."""
     del value_fn
     scale = np.abs(p) + eta
     return base(state, 2.0 * (p + rho * quotient(scale**2 * g, norm(scale * g))), p, t)
@@ -295,7 +295,7 @@ def schedule_free(
 def primal_average(
     state: State, g: Array, p: Array, t: int, *, base: Base, mu_x: float = 0.99, mu_y: float = 0.9
 ) -> Step:
-    """Defazio et al. 2025, arXiv:2512.17131, algorithm 1."""
+    """Defazio et al. 2025, arXiv:2512.17131 (GPA)."""
     return interpolated(state, g, p, t, base=base, share=1.0 - mu_x, old_share=1.0 - mu_x, between=mu_y)
 
 
