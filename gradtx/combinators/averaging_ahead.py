@@ -120,9 +120,9 @@ def primal_average(
         y <- mu_y * x + (1 - mu_y) * z
 
     The parameters are ``y``, and ``x``, the result, is ``averaged_params(state, params)``. It goes with any schedule of
-    the learning rate; a decay in ``base_optimizer`` is one of ``y``. With ``mu_x = b^(1 / k)`` the average looks back as
-    far as a step every ``k`` steps would with decay ``b``. What is kept is ``ahead``, as in :func:`schedule_free`. State:
-    one float32 number per parameter.
+    the learning rate; a decay in ``base_optimizer`` is one of ``y``. With ``mu_x = b^(1 / k)`` the average looks back
+    as far as a step every ``k`` steps would with decay ``b``. What is kept is ``ahead``, as in :func:`schedule_free`.
+    State: one float32 number per parameter.
 
     Source: Defazio et al. 2025, arXiv:2512.17131 (GPA).
 
