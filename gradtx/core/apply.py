@@ -76,6 +76,5 @@ def _saturate(param: jax.Array, update: jax.Array) -> jax.Array:
     if jnp.issubdtype(update.dtype, jnp.complexfloating):
         return jax.lax.complex(_saturate(param.real, update.real), _saturate(param.imag, update.imag))
     total, largest = param + update, jnp.finfo(update.dtype).max
-    half = jnp.asarray(0.5, total.dtype)
-    finite = jax.lax.is_finite(half * param + half * update)  # so is the mean of finite numbers, and of no others
+    finite = jax.lax.is_finite(param) & jax.lax.is_finite(update)
     return jax.lax.select(finite, jax.lax.clamp(-largest, total, largest), total)

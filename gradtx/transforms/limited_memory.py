@@ -40,8 +40,9 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
 
     applied by the two loops of 4 ``memory_size`` products, never formed. ``gamma = <s, y> / <y, y>`` of the newest pair
     and ``min(1, 1 / |g|)`` before there is any; 1 without ``scale_init_precond``. A pair without positive curvature,
-    ``<s, y> <= eps |s| |y|``, is left out, so that ``-u`` always points downhill (section 7.2 asks a line search for
-    the Wolfe conditions instead; Optax stores every pair). ``g`` must be the gradient: the part stands first in a
+    ``<s, y> <= eps |s| |y|``, is left out, and with it the oldest of ``memory_size`` pairs, in whose place it would
+    be: so ``-u`` always points downhill (section 7.2 asks a line search for the Wolfe conditions instead; Optax stores
+    every pair). ``g`` must be the gradient: the part stands first in a
     chain, as in :func:`gradtx.lbfgs`. A gradient of any size gives a finite direction.
 
     State: ``2 memory_size + 2`` float32 numbers per parameter.
@@ -83,12 +84,15 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
         place = state.pairs % memory_size
 
         def kept(memory: jax.Array, new: jax.Array) -> jax.Array:
-            old = jax.lax.dynamic_index_in_dim(memory, place, keepdims=False)
-            return jax.lax.dynamic_update_index_in_dim(memory, jnp.where(usable, new, old), place, 0)
+            return jax.lax.dynamic_update_index_in_dim(memory, jnp.where(usable, new, 0), place, 0)
 
-        curvature = 1.0 / jnp.where(usable, product, 1.0)
+        curvature = 1.0 / jnp.where(usable, product, 1.0)  # which `kept` makes 0 otherwise
+        never = usable & (product <= 0)  # which XLA does not know: so it reads the old point before it writes the new one
+        params, grad = jax.tree.map(lambda new: jnp.where(never, 0, new), (params, grad))
         return state._replace(
             pairs=state.pairs + usable,
+            params=params,
+            grad=grad,
             steps=jax.tree.map(kept, state.steps, s),
             changes=jax.tree.map(kept, state.changes, y),
             curvatures=kept(state.curvatures, curvature),
@@ -131,8 +135,7 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
         direction = jax.lax.fori_loop(0, memory_size, oldest_first, direction)
         back = 1.0 / h
         direction = jax.tree.map(lambda r: (r * back) * back, direction)
-        params, grad = jax.tree.map(jnp.copy, (params, grad))  # theirs may be donated
-        return direction, state._replace(step=next_step(state.step), params=params, grad=grad)
+        return direction, state._replace(step=next_step(state.step))
 
     return init, update
 

@@ -194,6 +194,22 @@ def test_a_pair_of_negative_curvature_is_left_out():
     assert int(state.pairs) == 0
 
 
+@pytest.mark.parametrize("bad", [-1.0, np.nan])
+def test_where_the_memory_is_full_a_pair_left_out_takes_the_oldest_with_it(bad):
+    tx = gradtx.scale_by_lbfgs(memory_size=2)
+    curvature, state = np.array([1.0, 4.0, 9.0]), tx.init(jnp.zeros(3))
+    points = [np.array([1.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.5]), np.array([0.0, 0.5, 1.0])]
+    for point in points:
+        _, state = tx.update(jnp.asarray(curvature * point, jnp.float32), state, jnp.asarray(point, jnp.float32))
+    _, state = tx.update(jnp.asarray(bad * curvature, jnp.float32), state, jnp.asarray(points[-1] + 1, jnp.float32))
+    assert int(state.pairs) == 2
+    step, change = points[2] - points[1], curvature * (points[2] - points[1])
+    state = state._replace(params=jnp.zeros(3), grad=jnp.zeros(3))
+    direction, _ = tx.update(jnp.ones(3), state, jnp.zeros(3))
+    expected = oracles.lbfgs_direction([(step, change)], np.ones(3), 2)
+    np.testing.assert_allclose(direction, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_directions_are_finite_for_gradients_of_any_size(size):
     tx = gradtx.scale_by_lbfgs()
