@@ -196,16 +196,13 @@ def make_train_step(
         def without_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
             nonlocal count_dtype
             value, (new_model_state, metrics) = call_loss(loss, reserved, params, model_state, batch, key)
-            is_counted = "examples" in metrics
             found = Evaluated(value, _complete(value, metrics, batch), [], new_model_state)
             count_dtype = found.metrics["examples"].dtype
-            if not (apart and (has_shares or is_counted)):
+            if apart is None or not (has_shares or "examples" in metrics):
                 return found
             if not sums_over_devices(apart, loss, params, model_state, batch, key):
                 return found
-            if has_shares:
-                refuse_shares(apart)
-            return counted_alike(found, apart)
+            return refuse_shares(apart) if has_shares else counted_alike(found, apart)
 
         def with_slope(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Evaluated:
             def scaled(params: Any) -> tuple[jax.Array, Evaluated]:
