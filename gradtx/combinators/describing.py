@@ -204,7 +204,7 @@ def _needs(record: Record) -> Iterator[str]:
 
 # Each of their parts works on all leaves that they are given, also where they read the whole tree.
 _OF_ALL_LEAVES = {
-    "chain", "named_chain", "ratio", "total", "watch", "stored", "packed", "master_weights", "atan2_ratio",
+    "chain", "named_chain", "ratio", "total", "watch", "stored", "offloaded", "packed", "master_weights", "atan2_ratio",
     "stable_ratio", "cautious", "mars", "grokfast", "sam", "asam", "exponential_average", "uniform_average",
     "lookahead", "schedule_free", "primal_average",
 }  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Literal
 from gradtx import errors
 from gradtx.core.record import Record
 
-Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", "master weights", ""]
-"""What the order matters to: averages of parameters, and what leaves steps out or multiplies the loss."""
+Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", "master weights", "host memory", ""]
+"""What the order matters to: averages of parameters, what leaves steps out or multiplies the loss, where state lies."""
 
 
 def kinds_of(own: Kind, parts: Mapping[str, Record]) -> frozenset[str]:
@@ -20,7 +20,7 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
     names = list(parts)
     for name, part in parts.items():
         alone_in_chain = own == "chain" and len(names) == 1
-        if "loss scale" in part.kinds and own != "accumulation" and not alone_in_chain:
+        if "loss scale" in part.kinds and own not in ("accumulation", "host memory") and not alone_in_chain:
             raise errors.ArgumentTypeError(
                 errors.UNNAMED, expected="dynamic_loss_scale around everything but accumulate", got=_shown(part),
                 cause="what is around it or beside it would see gradients of the multiplied loss",
@@ -31,6 +31,12 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
                 errors.UNNAMED, expected="the average inside what leaves steps out", got=_shown(part),
                 cause="the average would move on where there was no step",
                 fix="write e.g. skip_nonfinite(exponential_average(tx))",
+            )  # fmt: skip
+        if "host memory" in part.kinds and own in ("guard", "accumulation", "loss scale"):
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected="offloaded around what leaves steps out", got=_shown(part),
+                cause="it would choose between two states in host memory, where devices do not compute",
+                fix="write e.g. offloaded(skip_nonfinite(tx))",
             )  # fmt: skip
         for kind in sorted(part.kinds & set(_LAST)) if own == "chain" and name != names[-1] else ():
             expected, cause, fix = _LAST[kind]

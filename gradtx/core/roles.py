@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from gradtx.tree import path_name
 
 S = TypeVar("S")
+Space = jax.memory.Space
 
 
 class Role(NamedTuple):
@@ -133,7 +134,7 @@ def with_shared(state: Any, new: Any) -> Any:
 
 
 def cast_like(state: Any, old: Any) -> Any:
-    """``state`` in the dtypes of ``old`` and never weakly typed: what makes a state's type a fixpoint.
+    """``state`` in the dtypes and the memories of ``old``, never weakly typed: what makes a state's type a fixpoint.
 
     A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there.
     """
@@ -143,7 +144,17 @@ def cast_like(state: Any, old: Any) -> Any:
         return {name: cast_like(value, old[name]) for name, value in state.items()}
     if is_state(state):  # what is kept of an array may be a dictionary in ``old``, see Layout
         return type(state)(*map(cast_like, state, old if isinstance(old, tuple) else [old[at] for at in state._fields]))
-    return jax.tree.map(lambda new, like: jax.lax.convert_element_type(new, like.dtype), state, old)
+    return jax.tree.map(_array_like, state, old)
+
+
+def _array_like(new: Any, old: Any) -> jax.Array:
+    new = jax.lax.convert_element_type(new, old.dtype)  # on the device, before it is sent
+    return jax.device_put(new, Space.Host) if is_on_host(old) and not is_on_host(new) else new
+
+
+def is_on_host(array: Any) -> bool:
+    """Whether an array is in the memory of the host, beside that of its device; its type says so."""
+    return jax.typeof(array).memory_space == Space.Host
 
 
 def split(state: Any, treedef: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from gradtx.storage.casting import cast
 from gradtx.storage.keeping import Layout, StoredState, stored
+from gradtx.storage.offloading import OffloadedState, offloaded
 from gradtx.storage.packing import Packed, PackedState, pack, packed, unpack
 from gradtx.storage.quantizing import CodePairs, Codes, quantized
 from gradtx.storage.remainders import RemainderState, master_params, master_weights
@@ -11,6 +12,7 @@ __all__ = [
     "CodePairs",
     "Codes",
     "Layout",
+    "OffloadedState",
     "Packed",
     "PackedState",
     "RemainderState",
@@ -18,6 +20,7 @@ __all__ = [
     "cast",
     "master_params",
     "master_weights",
+    "offloaded",
     "pack",
     "packed",
     "quantized",

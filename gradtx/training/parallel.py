@@ -10,7 +10,15 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, show
-from gradtx.training.sharded_state import EVERYWHERE, checked_mesh, own_spec, sharding_like, split_dimension, split_spec
+from gradtx.training.sharded_state import (
+    EVERYWHERE,
+    checked_mesh,
+    own_memory,
+    own_spec,
+    sharding_like,
+    split_dimension,
+    split_spec,
+)
 from gradtx.training.state import TrainState, check_state
 
 Parallel = Literal["jit", "shard_map", "pmap", "zero", "fsdp"]
@@ -67,8 +75,10 @@ def state_shardings(devices: Devices, state: TrainState) -> TrainState:
     mesh = devices.mesh
 
     def kept(leaf: Any, otherwise: PartitionSpec = EVERYWHERE) -> NamedSharding | None:
+        if isinstance(leaf, Tracer):
+            return None
         spec = own_spec(leaf, mesh)
-        return None if isinstance(leaf, Tracer) else NamedSharding(mesh, otherwise if spec is None else spec)
+        return NamedSharding(mesh, otherwise if spec is None else spec, memory_kind=own_memory(leaf))
 
     params, model_state, opt_state = (
         jax.tree.map(kept, tree) for tree in (state.params, state.model_state, state.opt_state)

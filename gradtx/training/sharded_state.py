@@ -9,13 +9,14 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gradtx.core.roles import is_state, roles
+from gradtx.core.roles import Space, is_state, roles
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, checked_call, nearest, show
 from gradtx.training.state import check_transformation
 from gradtx.tree import is_inexact
 
 AnyMesh = Mesh | AbstractMesh
 EVERYWHERE = PartitionSpec()
+HOST = "pinned_host"
 
 
 @checked_call
@@ -58,7 +59,7 @@ def state_sharding(tx: Any, params: Any, mesh: Any, axis: str | None = None) -> 
     check_transformation(tx, call)
     mesh, axis = checked_mesh(call, mesh, axis)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), params)
-    return sharding_like(params, jax.eval_shape(tx[0], shapes), mesh, axis)
+    return sharding_like(params, state_shapes(tx, shapes), mesh, axis)
 
 
 @checked_call
@@ -115,6 +116,23 @@ def own_spec(leaf: Any, mesh: AnyMesh) -> PartitionSpec | None:
     return sharding.spec if is_same else None
 
 
+def own_memory(leaf: Any) -> str | None:
+    """The memory that a leaf lies in, if it is the host's, as :func:`gradtx.storage.offloaded` puts it there."""
+    kind = None if isinstance(leaf, Tracer) else getattr(getattr(leaf, "sharding", None), "memory_kind", None)
+    return kind if kind == HOST else None
+
+
+def state_shapes(tx: Any, shapes: Any) -> Any:
+    """``jax.eval_shape(tx.init, shapes)``, with a sharding where the array will lie in the memory of the host."""
+    traced, state = jax.make_jaxpr(tx[0], return_shape=True)(shapes)
+    place = NamedSharding(AbstractMesh((), ()), EVERYWHERE, memory_kind=HOST)
+    flat, treedef = jax.tree.flatten(state)
+    return treedef.unflatten([
+        jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) if aval.memory_space == Space.Host else shape
+        for shape, aval in zip(flat, traced.out_avals, strict=True)
+    ])  # fmt: skip
+
+
 def split_spec(leaf: Any, spec: PartitionSpec | None, mesh: AnyMesh, axis: str) -> PartitionSpec:
     """``spec`` with the first free dimension that the size of ``axis`` divides split along it."""
     shape, size = jnp.shape(leaf), mesh.shape[axis]
@@ -139,7 +157,8 @@ def sharding_like(params: Any, state: Any, mesh: AnyMesh, axis: str | None) -> A
     specs = [own_spec(leaf, mesh) for leaf in leaves]
 
     def sharding(leaf: Any, spec: PartitionSpec | None) -> NamedSharding:
-        return NamedSharding(mesh, (spec or EVERYWHERE) if axis is None else split_spec(leaf, spec, mesh, axis))
+        spec = (spec or EVERYWHERE) if axis is None else split_spec(leaf, spec, mesh, axis)
+        return NamedSharding(mesh, spec, memory_kind=own_memory(leaf))
 
     def beside(spec: PartitionSpec | None, param: Any, field: Any) -> Any:
         """Of what a field has in place of one parameter."""

@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from gradtx.errors import Count, checked_call, show
 from gradtx.training.parallel import Parallel
-from gradtx.training.sharded_state import parameter_sharding, state_sharding
+from gradtx.training.sharded_state import own_memory, parameter_sharding, state_shapes, state_sharding
 from gradtx.training.state import check_transformation
 from gradtx.tree import is_inexact, wide_dtype
 
@@ -37,7 +37,8 @@ def bytes_per_device(tx: Any, params: Any, devices: Count = 1, *, parallel: Para
     divides: ``P + G + S`` if they are replicated (``"jit"``, ``"shard_map"``, ``"pmap"``), ``P + (G + S) / n`` by
     ``"zero"``, ``(P + G + S) / n`` by ``"fsdp"``. The rule is that of :func:`state_sharding`, leaf by leaf.
 
-    It is what a device keeps, and the gradients that the optimizer gets: float32 or wider where devices average them.
+    It is what a device keeps, without what :func:`gradtx.storage.offloaded` keeps on its host, and the gradients that
+    the optimizer gets: float32 or wider where devices average them.
     While the loss is differentiated there are in addition its activations, and by ``"zero"`` and ``"fsdp"`` gradients
     of whole leaves until they are summed, by ``"fsdp"`` also whole parameters: of all leaves at worst, ``P + G``.
 
@@ -59,7 +60,7 @@ def bytes_per_device(tx: Any, params: Any, devices: Count = 1, *, parallel: Para
     check_transformation(tx, f"bytes_per_device({show(tx)}, params)")
     mesh = AbstractMesh((devices,), ("data",))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), params)
-    state = jax.eval_shape(tx[0], shapes)
+    state = state_shapes(tx, shapes)
     grads = [
         jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if parallel == "jit" else wide_dtype(leaf.dtype))
         for leaf in jax.tree.leaves(shapes)
@@ -75,10 +76,9 @@ def bytes_per_device(tx: Any, params: Any, devices: Count = 1, *, parallel: Para
 
 def _bytes(tree: Any, shardings: Any) -> int:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
-    if shardings is None:
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    places = jax.tree.leaves(shardings)
+    places = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
     return sum(
-        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        math.prod(leaf.shape if place is None else place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, place in zip(leaves, places, strict=True)
+        if own_memory(leaf) is None
     )

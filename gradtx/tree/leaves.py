@@ -49,7 +49,8 @@ def beside(like: Any, tree: Any) -> Any:
     if mesh is not None:
         sharding = NamedSharding(mesh, PartitionSpec())
     elif placed and isinstance(placed[0], SingleDeviceSharding):
-        sharding = placed[0]
+        (device,) = placed[0].device_set
+        sharding = SingleDeviceSharding(device)  # its own memory, also where the first one is in the host's
     else:
         return tree
 

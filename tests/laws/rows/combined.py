@@ -50,6 +50,7 @@ ROWS = (
          kept=(jnp.float16, jnp.float32)),
     Unit("master weights of 8 bits more", gradtx.storage.master_weights, {"bits": 8}, (gradtx.sgd(0.1, 0.9),),
          kept=(jnp.float16, jnp.float32)),
+    Unit("offloaded", gradtx.storage.offloaded, {}, (gradtx.adamw(1e-3),)),
     Unit("packed", gradtx.storage.packed, {}, (gradtx.adamw(1e-3),),
          bad=(out_of_range(below=0), of_wrong_kind(below=1.5))),
 )  # fmt: skip
