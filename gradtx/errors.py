@@ -462,14 +462,14 @@ def _check(call: Call, key: str, value: Any, hint: Any, example: str) -> None:
                 _check_whole(call, key, value, constraint, example)
         is_choice = isinstance(value, str | int | np.integer) and value in typing.get_args(alternative)
         if typing.get_origin(alternative) is Literal and not is_choice:
-            choices = ", ".join(map(repr, typing.get_args(alternative)))
-            meant = nearest(str(value), map(str, typing.get_args(alternative)))
+            choices = typing.get_args(alternative)
+            meant = nearest(str(value), map(str, choices))
             raise ArgumentRangeError(
                 call,
-                expected=f"{key} must be one of {choices}",
+                expected=f"{key} must be one of {', '.join(map(repr, choices))}",
                 got=show(value),
                 cause=f"did you mean {meant!r}?" if meant else "there is no other choice",
-                fix=f"write {key}={typing.get_args(alternative)[0]!r}",
+                fix=f"write {key}={next((one for one in choices if str(one) == meant), choices[0])!r}",
             )
         is_flag = alternative is bool and {*alternatives} <= {bool, type(None)}  # an array-like may be a bool, too
         if is_flag and not isinstance(value, bool | np.bool_):

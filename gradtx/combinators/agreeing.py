@@ -66,7 +66,7 @@ def cautious(
 
         return Pair(lambda params: {"base": inner.init(params)}, update)
 
-    return compose({"base": record_of(base)}, body, reads="leaf")
+    return compose({"base": record_of(base)}, body, reads="leaf", kind="between")
 
 
 def _sign_of_product(x: jax.Array, y: jax.Array) -> jax.Array:

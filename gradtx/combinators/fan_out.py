@@ -203,4 +203,4 @@ def total(*transforms: GradientTransformation) -> GradientTransformation:
 
         return Pair(init, update)
 
-    return compose(parts_by_name(transforms), body)
+    return compose(parts_by_name(transforms), body, kind="between")

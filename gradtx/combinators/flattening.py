@@ -61,7 +61,7 @@ def flatten(inner: GradientTransformation) -> GradientTransformation:
         shaped = [_like(piece, leaf) for piece, leaf in zip(pieces, flat, strict=True)]
         return treedef.unflatten(shaped), FlattenState(new)
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="between")
 
 
 def _vector(tree: Any) -> jax.Array:

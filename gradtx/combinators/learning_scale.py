@@ -102,7 +102,7 @@ def mechanize(
         updates = jax.tree.map(taken, moved, state.moved, steps, params)
         return updates, MechanizeState(scales, largest, squares, rewards, moved, inner)
 
-    return join({"inner": record}, Pair(init, update), own_params=True)
+    return join({"inner": record}, Pair(init, update), own_params=True, kind="between")
 
 
 def _numbers(tree: Any, params: Any) -> list[jax.Array]:

@@ -49,7 +49,7 @@ def split_real_and_imaginary(inner: GradientTransformation) -> GradientTransform
         joined = jax.tree.map(_joined, steps, is_leaf=lambda node: isinstance(node, RealAndImaginary))
         return joined, SplitState(new)
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="between")
 
 
 def _split(tree: Any) -> Any:

@@ -6,8 +6,11 @@ from typing import Literal
 from gradtx import errors
 from gradtx.core.record import Record
 
-Kind = Literal["chain", "average", "guard", "accumulation", "loss scale", "master weights", "host memory", ""]
-"""What the order matters to: averages of parameters, what leaves steps out or multiplies the loss, where state lies."""
+Kind = Literal[
+    "chain", "average", "between", "guard", "accumulation", "loss scale", "master weights", "host memory", ""
+]
+"""What the order matters to: averages of parameters, what leaves steps out or multiplies the loss, where state lies,
+and what stands *between* the parameters and its parts: it hands them others, or makes another step of theirs."""
 
 
 def kinds_of(own: Kind, parts: Mapping[str, Record]) -> frozenset[str]:
@@ -32,6 +35,11 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
                 cause="the average would move on where there was no step",
                 fix="write e.g. skip_nonfinite(exponential_average(tx))",
             )  # fmt: skip
+        if "master weights" in part.kinds and own in ("average", "between", "master weights"):
+            expected, cause, _ = _LAST["master weights"]
+            raise errors.ArgumentTypeError(
+                errors.UNNAMED, expected=expected, got=_shown(part), cause=cause, fix="write master_weights around it"
+            )
         if "host memory" in part.kinds and own in ("guard", "accumulation", "loss scale"):
             raise errors.ArgumentTypeError(
                 errors.UNNAMED, expected="offloaded around what leaves steps out", got=_shown(part),
@@ -51,8 +59,8 @@ _LAST = {
         "write exponential_average(chain(...))",
     ),
     "master weights": (
-        "master_weights around all that changes the step",
-        "the digits that it keeps are those after its own step, which later parts would change",
+        "master_weights around all that changes the step or hands on other parameters",
+        "the digits that it keeps are those of parameters in low precision, after its own step",
         "write master_weights(chain(...))",
     ),
 }

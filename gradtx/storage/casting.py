@@ -29,7 +29,7 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
     if not _is_floating(dtype):
         raise errors.ArgumentTypeError(
             call, expected="dtype must be a floating-point dtype", got=errors.show(dtype),
-            cause="integers need a scale, which a cast does not keep", fix="write cast(jnp.bfloat16)",
+            cause="it names no dtype, or one of integers, which need a scale", fix='write cast("bfloat16")',
         )  # fmt: skip
     if jnp.finfo(dtype).bits < 16:
         raise errors.ArgumentRangeError(

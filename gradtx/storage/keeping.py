@@ -45,7 +45,7 @@ class Layout(NamedTuple):
     ``role`` is the field's, and ``key`` a function that gives a random key, or None for rounding to nearest.
     ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
     kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours. Where these
-    are no others than its ``block`` numbers along the last axis, accelerators may take the array in tiles of them.
+    are no others than its ``block`` numbers along the last axis, the array may be taken in tiles of them.
     ``kept`` are the ``NamedTuple``\ s that ``encode`` may give: they are known again where another library has made
     dictionaries of them, as ``flax.nnx.Optimizer`` does after each update.
     """
@@ -97,7 +97,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     if isinstance(layout, Mapping):
         layout = dict(layout)
     _check_layouts(call, layout)
-    _refuse_foreign(call, record.name, record)
+    _check_parts(call, record.name, record)
     parts = {"inner": record}
 
     def advance(state: StoredState) -> StoredState:
@@ -109,7 +109,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
         _refuse_vectors(call, record, chosen)
         kinds = {kind for one in chosen if one is not None for kind in one.kept}
         whole = _around(call, record.tree, named, tuple(kinds))
-        return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance)
+        return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance, kind="between")
 
     by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
     made: dict[tuple[Pair, Layout], Pair] = {}
@@ -135,7 +135,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
         lambda state: advance(advance_inner(state)),
     )
     reads = layout.reads if isinstance(layout, Layout) else "leaf"
-    return join(parts, leaf_by_leaf(leaves), leaves, reads=reads)
+    return join(parts, leaf_by_leaf(leaves), leaves, reads=reads, kind="between")
 
 
 LayoutAt = Callable[[str], Layout]
@@ -246,15 +246,21 @@ def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None])
         )  # fmt: skip
 
 
-def _refuse_foreign(call: str, address: str, record: Record) -> None:
+def _check_parts(call: str, address: str, record: Record) -> None:
     if record.foreign:
         raise errors.LayoutError(
             call, expected="parts whose state says what its fields are", got=f"the foreign part {address}",
             cause="its moments and its counters look alike from outside",
             fix=f"store the other parts: chain(stored(..., layout), {record.name}(...))",
         )  # fmt: skip
+    if record.name in ("stored", "offloaded"):
+        raise errors.LayoutError(
+            call, expected="parts whose state no other wrapper keeps in its own way", got=f"the part {address}",
+            cause="what is kept already would be kept once more",
+            fix="write offloaded(stored(tx, layout)), and layouts by path in one stored: {glob: layout}",
+        )  # fmt: skip
     for name, part in record.parts.items():
-        _refuse_foreign(call, f"{address} > {name}", part)
+        _check_parts(call, f"{address} > {name}", part)
 
 
 def _check_role(call: str, layout_at: LayoutAt, path: str, role: Role, value: Any) -> Any:

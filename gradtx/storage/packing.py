@@ -136,7 +136,13 @@ def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransf
             steps, new = on_packed(pairs_of(plan)).update(halves, state.inner, like, signals)
         except errors.StructureError:
             if params is not None:
-                raise
+                raise errors.StructureError(
+                    call, expected="the vectors of leaves that init made", got="a state with others, or without",
+                    cause="init saw parameters that are divided along explicit axes of a mesh, which stay alone, and "
+                    "this step sees them without; or it is the state of another optimizer",
+                    fix="divide parameters over a mesh with automatic axes, jax.make_mesh(shape, names, "
+                    "axis_types=(jax.sharding.AxisType.Auto,) * len(names)), and call init anew",
+                ) from None  # fmt: skip
             raise errors.MissingParams(
                 call, expected="the parameters, beside gradients in another dtype", got="params=None",
                 cause="leaves share a vector by the dtype of the parameters",
@@ -210,6 +216,7 @@ def unpack(tree: Any) -> Any:
 
 def _plan(tree: Any, pairs: list[Pair], below: int) -> Plan:
     flat, treedef = jax.tree.flatten(tree)
+    flat = [jnp.asarray(leaf) if isinstance(leaf, float | complex) else leaf for leaf in flat]
     groups: dict[Any, list[int]] = {}
     for index, (leaf, pair) in enumerate(zip(flat, pairs, strict=True)):
         if is_inexact(leaf) and math.prod(leaf.shape) < below and not _is_sharded(leaf):

@@ -23,9 +23,10 @@ class Evaluated(NamedTuple):
 
 
 class _Means(NamedTuple):
-    """What the parts so far gave: means weighted by their ``examples``, and how many parts were left out."""
+    """What the parts so far gave: means weighted by ``examples``, whether of any part, and how many were left out."""
 
     examples: jax.Array
+    has_any: jax.Array
     left_out: jax.Array
     evaluated: Evaluated
 
@@ -67,9 +68,7 @@ def means_over_parts(
     if rest is not None:
         means = with_next(means, evaluate(means.evaluated.model_state, rest, jax.random.fold_in(key, count)))
     value, metrics, grads, model_state = means.evaluated
-    value, metrics, grads = jax.tree.map(
-        lambda mean: jnp.where(means.examples > 0, mean, jnp.nan), (value, metrics, grads)
-    )
+    value, metrics, grads = jax.tree.map(lambda mean: jnp.where(means.has_any, mean, jnp.nan), (value, metrics, grads))
     metrics["examples"] = means.examples.astype(shape.metrics["examples"].dtype)
     return Evaluated(value, metrics, grads, model_state), means.left_out
 
@@ -80,7 +79,7 @@ def _none_yet(shape: Evaluated, model_state: Any) -> _Means:
 
     value, metrics, grads = jax.tree.map(zero, (shape.value, shape.metrics, shape.grads))
     evaluated = Evaluated(value, metrics, grads, model_state)
-    return _Means(jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32), evaluated)
+    return _Means(jnp.zeros((), jnp.result_type(float)), jnp.zeros((), bool), jnp.zeros((), jnp.int32), evaluated)
 
 
 def _with(
@@ -98,19 +97,20 @@ def _with(
     """
     weight = new.metrics["examples"].astype(means.examples.dtype)
     is_finite = agreed(all_finite((new.value, new.grads)))
-    is_used = (weight > 0) & (is_finite | keep_all)
+    is_first = means.examples == 0  # until there are examples, what a part without any gives stands for the mean
+    is_used = ((weight > 0) | is_first) & (is_finite | keep_all)
     total = means.examples + jnp.where(is_used, weight, 0.0)
-    share = jnp.where(is_used, weight / jnp.where(is_used, total, 1.0), 0.0)
+    share = weight / jnp.where(is_first, 1.0, total)
 
     def move(old: Any, value: Any) -> Any:
-        return jax.tree.map(lambda old, value: _moved(old, value, share), old, value)
+        return jax.tree.map(lambda old, value: _moved(old, value, share, is_first), old, value)
 
     old, now = means.evaluated[:3], new[:3]
     moved = jax.lax.cond(is_used, move, _first, old, now) if branches else choose(is_used, move(old, now), old)
     model_state = choose(is_finite | keep_all, new.model_state, means.evaluated.model_state)
     left_out = means.left_out + jnp.where(is_used | (weight == 0), 0, 1)
     value, metrics, grads = moved
-    return _Means(total, left_out, Evaluated(value, metrics, grads, model_state))
+    return _Means(total, means.has_any | is_used, left_out, Evaluated(value, metrics, grads, model_state))
 
 
 def _first(old: Any, value: Any) -> Any:
@@ -118,10 +118,10 @@ def _first(old: Any, value: Any) -> Any:
     return old
 
 
-def _moved(mean: jax.Array, value: jax.Array, share: jax.Array) -> jax.Array:
+def _moved(mean: jax.Array, value: jax.Array, share: jax.Array, is_first: jax.Array) -> jax.Array:
     """``mean + share * (value - mean)``; the products apart, or the difference of two finite numbers may overflow."""
     value, share = value.astype(mean.dtype), share.astype(mean.real.dtype)
-    return mean + (share * value - share * mean)
+    return jnp.where(is_first, value, mean + (share * value - share * mean))
 
 
 def has_convolution(jaxpr: Jaxpr) -> bool:
@@ -159,7 +159,10 @@ def cut(batch: Any, parts: int, call: str) -> tuple[int, Callable[[Any], Any], A
     return count, part, rest if count * size < length else None
 
 
-def length_of(batch: Any, call: str) -> int:
+_TAKE_IT_WHOLE = "put the examples on the leading axis of every array, or take it whole by accumulate=1, parallel='jit'"
+
+
+def length_of(batch: Any, call: str, fix: str = _TAKE_IT_WHOLE) -> int:
     """The common length of the leading axes, which are cut."""
     lengths = {
         path_name(path) or "batch": jnp.shape(leaf)[0]
@@ -172,7 +175,7 @@ def length_of(batch: Any, call: str) -> int:
             call,
             expected="a batch with one length of all leading axes, and at least one example",
             got=shown or "no array with a leading axis",
-            cause="the batch is cut along the leading axis",
-            fix="put the examples on the leading axis of every array, or take it whole by accumulate=1, parallel='jit'",
+            cause="the leading axis is that of the examples",
+            fix=fix,
         )
     return next(iter(lengths.values()))

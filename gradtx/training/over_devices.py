@@ -103,7 +103,7 @@ def shares(devices: Devices, batch: Any) -> tuple[int, int]:
         raise BatchError(
             call, expected=f"at least one example for each of {devices.size} devices", got=length,
             cause="the last batch of the data is shorter than the others",
-            fix='drop it, or write parallel="jit", where devices need not have a share',
+            fix=f'write batch, mask = padded(batch, {devices.size}) and leave out by the mask; or parallel="jit"',
         )  # fmt: skip
     return divmod(length, devices.size)
 
@@ -139,10 +139,10 @@ def counted_alike(found: Evaluated, devices: Devices) -> Evaluated:
     """
     examples = found.metrics["examples"].astype(jnp.result_type(float))
     mean = jax.lax.pmean(examples, devices.axis)
-    share = examples / jnp.where(mean > 0, mean, 1)
+    share = jnp.where(mean == 0, 1, examples / jnp.where(mean == 0, 1, mean))
 
     def weighted(leaf: jax.Array) -> jax.Array:
-        return jnp.where(examples > 0, leaf, 0) * share.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        return jnp.where(share == 0, 0, leaf) * share.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
     metrics = {**jax.tree.map(weighted, found.metrics), "examples": mean}
     return found._replace(value=weighted(found.value), metrics=metrics)
@@ -171,11 +171,12 @@ def _together(found: Evaluated, scattered: list[int | None], axis: str) -> Evalu
     examples = found.metrics["examples"]
     weight = examples.astype(jnp.result_type(float))
     total = jax.lax.psum(weight, axis)
-    share = weight / total  # NaN without any example, as the loss of none is
+    is_empty = total == 0  # then each device counts alike: what the loss makes of none is for it to say
+    share = jnp.where(is_empty, 1 / jax.lax.axis_size(axis), weight / jnp.where(is_empty, 1, total))
 
     def weighted(leaf: jax.Array) -> jax.Array:
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        return jnp.where(weight == 0, 0, wide) * share.astype(wide.real.dtype)
+        return jnp.where(share == 0, 0, wide) * share.astype(wide.real.dtype)
 
     def mean(leaf: jax.Array) -> jax.Array:
         return jax.lax.psum(weighted(leaf), axis)

@@ -35,7 +35,9 @@ def padded(batch: Any, length: Count) -> tuple[Any, np.ndarray]:
     ([3, 5, 3, 3], [True, True, False, False])
     """
     call = f"padded({show(batch)}, {length})"
-    own = length_of(batch, call)
+    own = length_of(
+        batch, call, "put the examples on the leading axis of every array; of a list write np.asarray(values)"
+    )
     if own > length:
         raise BatchError(
             call, expected=f"at most {length} examples", got=own, cause="the length is that of another batch",

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, show
 from gradtx.training.sharded_state import (
@@ -171,6 +171,23 @@ def place_batch(devices: Devices, batch: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, Tracer) else jax.device_put(leaf, batch_sharding(devices, leaf)), batch
     )
+
+
+def on_mesh_of(state: TrainState, batch: Any) -> Any:
+    """A batch whose arrays lie on the mesh of the state with axes of another kind, by automatic axes as the state does.
+
+    ``jax.make_mesh`` makes explicit axes, and one program takes arrays of one kind.
+    """
+    places = [leaf.sharding for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    mesh: Any = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
+    if mesh is None or isinstance(mesh, AbstractMesh):  # or traced
+        return batch
+
+    def put(leaf: Any) -> Any:
+        spec = own_spec(leaf, mesh)
+        return leaf if spec is None or leaf.sharding.mesh == mesh else jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, batch)
 
 
 def batch_sharding(devices: Devices, leaf: Any) -> NamedSharding:

@@ -92,7 +92,7 @@ def checked_mesh(call: str, mesh: Any, axis: str | None) -> tuple[Any, str]:
         raise ArgumentRangeError(
             call, expected=f"axis must be one of the mesh, {', '.join(map(repr, mesh.axis_names))}", got=show(axis),
             cause=f"did you mean {meant!r}?" if meant else "the mesh names its axes otherwise",
-            fix=f"write axis={mesh.axis_names[0]!r}",
+            fix=f"write axis={(meant or mesh.axis_names[0])!r}",
         )  # fmt: skip
     return automatic(mesh), mesh.axis_names[0] if axis is None else axis
 

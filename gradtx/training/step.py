@@ -22,7 +22,7 @@ from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.micro_batches import Evaluated, means_over_parts
 from gradtx.training.over_devices import counted_alike, over_devices, refuse_shares, shares, sums_over_devices
-from gradtx.training.parallel import Parallel, devices_of, on_mesh, split_along
+from gradtx.training.parallel import Parallel, devices_of, on_mesh, on_mesh_of, split_along
 from gradtx.training.single_examples import one_by_one
 from gradtx.training.state import TrainState, check_state, check_transformation
 from gradtx.tree import is_inexact, path_name, squared_norm
@@ -97,8 +97,8 @@ def make_train_step(
     1.0 and be no faster.) Complex gradients are conjugated, since ``jax.grad`` gives the conjugate of the ascent.
 
     In parts, ``accumulate=n``: every array is cut along its leading axis (a number goes to every part whole), with
-    ``ceil(length / n)`` examples in a part and fewer in the last one if they do not fit. With ``g_i``, ``L_i`` and
-    metrics of part ``i``, whose ``examples`` are ``e_i``::
+    ``ceil(length / n)`` examples in a part, every so manieth, and fewer in the last one if they do not fit. With
+    ``g_i``, ``L_i`` and metrics of part ``i``, whose ``examples`` are ``e_i``::
 
         g = sum_i e_i g_i / sum_i e_i             in float32 or wider; L and the metrics alike, ``examples`` is the sum
 
@@ -274,7 +274,7 @@ def make_eval_step(loss: Loss) -> EvalStep:
 
     The loss has the form of a training loss; what differs in evaluation (running statistics, no dropout) is written in
     it, and the model state that it returns is dropped. Average over batches with :func:`mean_metrics`; for averaged
-    parameters pass ``state._replace(params=...)``.
+    parameters pass ``state._replace(params=...)``. Of a state on a mesh, batches may lie on one device or on that mesh.
 
     Raises:
         LossFormError: At the first call, the loss has another form; the message shows the right one.
@@ -287,7 +287,14 @@ def make_eval_step(loss: Loss) -> EvalStep:
         value, (_, metrics) = call_loss(loss, frozenset({"loss"}), state.params, state.model_state, batch, key)
         return _complete(value, metrics, batch)
 
-    return cast(EvalStep, jax.jit(eval_step))
+    compiled = jax.jit(eval_step)
+
+    @functools.wraps(eval_step)
+    def placed_step(state: TrainState, batch: Any) -> Metrics:
+        return compiled(state, on_mesh_of(state, batch))
+
+    setattr(placed_step, "lower", compiled.lower)  # noqa: B010 (an attribute of a function is none to a type checker)
+    return cast(EvalStep, placed_step)
 
 
 def signals_taken(update: Callable[..., Any]) -> tuple[str, ...]:

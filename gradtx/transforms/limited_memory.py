@@ -87,7 +87,7 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
             return jax.lax.dynamic_update_index_in_dim(memory, jnp.where(usable, new, 0), place, 0)
 
         curvature = 1.0 / jnp.where(usable, product, 1.0)  # which `kept` makes 0 otherwise
-        never = usable & (product <= 0)  # which XLA does not know: so it reads the old point before it writes the new one
+        never = usable & (product <= 0)  # XLA does not know: so it reads the old point before it writes the new one
         params, grad = jax.tree.map(lambda new: jnp.where(never, 0, new), (params, grad))
         return state._replace(
             pairs=state.pairs + usable,

@@ -63,3 +63,24 @@ def test_a_read_out_for_parameters_of_another_shape_is_refused():
     state = gradtx.exponential_average(SGD).init({"w": jnp.ones(2)})
     with pytest.raises(errors.ShapeError, match=r"'w'"):
         gradtx.averaged_params(state, {"w": jnp.ones((3, 1))})
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: gradtx.storage.stored(tx, gradtx.storage.cast("bfloat16")),
+        gradtx.exponential_average,
+        gradtx.uniform_average,
+        lambda tx: gradtx.schedule_free(tx, 1e-3),
+        gradtx.flatten,
+        gradtx.cautious,
+        gradtx.mechanize,
+        lambda tx: gradtx.total(tx, gradtx.sgd(0.1)),
+        gradtx.storage.master_weights,
+    ],
+)
+def test_master_weights_stand_around_what_would_hide_the_low_precision_from_them(around):
+    """Inside they would see parameters in float32, and keep nothing."""
+    inner = gradtx.storage.master_weights(gradtx.sgd(1e-3))
+    with pytest.raises(errors.ArgumentTypeError, match="master_weights around"):
+        around(inner)

@@ -153,3 +153,9 @@ def test_layouts_by_path_around_one_vector_of_all_are_refused():
     with pytest.raises(errors.LayoutError, match="one vector"):
         tx.init(PARAMS)
     storage.stored(gradtx.flatten(gradtx.adam(1e-3)), CODES).init(PARAMS)
+
+
+@pytest.mark.parametrize("inner", [lambda tx: storage.stored(tx, storage.quantized()), storage.offloaded])
+def test_what_is_kept_already_is_not_kept_once_more(inner):
+    with pytest.raises(errors.LayoutError, match="kept once more"):
+        storage.stored(gradtx.chain(inner(gradtx.adamw(1e-2)), gradtx.scale(0.5)), storage.cast("bfloat16"))

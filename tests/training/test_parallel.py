@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import gradtx
 from gradtx import errors, norm
-from gradtx.training import create_train_state, from_plain, make_train_step, padded
+from gradtx.training import create_train_state, from_plain, make_eval_step, make_train_step, padded
 
 KEY = jax.random.key(0)
 MODES = ("jit", "shard_map", "pmap", "zero", "fsdp")
@@ -440,3 +440,49 @@ def test_a_wrong_state_is_named_on_a_mesh_too():
     step = make_train_step(from_plain(lambda params, batch: 0.0), gradtx.sgd(0.1), mesh=mesh_of(2))
     with pytest.raises(errors.ArgumentTypeError, match="create_train_state"):
         step({"w": 1.0}, batch_of(4))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "accumulate"),
+    [("jit", 2), ("shard_map", 1), *(pytest.param(how, 2, marks=pytest.mark.slow) for how in APART)],
+)
+def test_a_batch_without_counted_examples_is_what_the_loss_makes_of_none(parallel, accumulate):
+    """Here a sum over nothing, and the decay of the weights alone."""
+
+    def decayed(params, model_state, batch, key):
+        count = jnp.sum(batch["mask"])
+        error = jnp.sum(jnp.where(batch["mask"], predicted(params, batch["x"])[:, 0] ** 2, 0))
+        decay = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return error / jnp.maximum(count, 1) + 0.1 * decay, (model_state, {"examples": count})
+
+    for mask in (np.zeros(16, bool), np.arange(16) == 15):
+        batch = {"x": batch_of(16)["x"], "mask": mask}
+        count = 0 if parallel == "jit" else 4
+        expected, (others,) = run(gradtx.sgd(0.1), "jit", 0, [batch], loss=decayed)
+        state, (metrics,) = run(gradtx.sgd(0.1), parallel, count, [batch], loss=decayed, accumulate=accumulate)
+        assert_alike(state.params, expected.params, 1e-6)
+        assert metrics["loss"] == pytest.approx(others["loss"], rel=1e-6) and metrics["examples"] == mask.sum()
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", *(pytest.param(how, marks=pytest.mark.slow) for how in MODES[:-1])])
+def test_evaluation_takes_batches_on_the_mesh_whose_axes_the_user_made_explicit(parallel):
+    mesh = mesh_of(4)
+    given = {name: leaf.astype(np.float32) for name, leaf in batch_of(16).items() if name != "weight"}
+    on_mesh = jax.device_put(given, NamedSharding(mesh, P("data")))
+    masked = from_plain(lambda params, batch: jnp.mean((predicted(params, batch["x"]) - batch["y"]) ** 2))
+    tx = gradtx.sgd(0.1)
+    state, _ = make_train_step(masked, tx, parallel=parallel, mesh=mesh)(start(tx), on_mesh)
+    evaluate = make_eval_step(masked)
+    found = [float(evaluate(state, batch)["loss"]) for batch in (on_mesh, given)]
+    expected, _ = masked(jax.device_get(state.params), None, given, KEY)
+    assert found == pytest.approx([float(expected)] * 2, rel=1e-6)
+
+
+def test_parameters_on_explicit_axes_whose_small_leaves_are_packed_say_what_to_write():
+    mesh = mesh_of(4)
+    tx = gradtx.storage.packed(gradtx.adam(0.1))
+    params = {name: jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, P("data"))) for name in "ab"}
+    state = create_train_state(params, tx, key=KEY)
+    step = make_train_step(from_plain(lambda p, batch: jnp.sum((p["a"] + p["b"]) ** 2) * batch.mean()), tx, mesh=mesh)
+    with pytest.raises(errors.StructureError, match="AxisType.Auto"):
+        step(state, np.ones(8, np.float32))
