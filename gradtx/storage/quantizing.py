@@ -1,5 +1,6 @@
 """State in codes of 8 or 4 bits, with one scale for each block of numbers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -65,7 +66,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
 
     Raises ``ArgumentRangeError`` for other bits, ``LayoutError`` for complex fields.
 
-    Source: Ortiz et al. 2026, arXiv:2602.23349, section 3 (companding, roots, blocks of 32); Li et al. 2023,
+    Source: Gonzalez Ortiz et al. 2026, arXiv:2602.23349, section 3 (companding, roots, blocks of 32); Li et al. 2023,
     arXiv:2309.01507, section 4.1 (second moments without a code for zero). The codes of exact zeros and of NaN, and
     the stochastic rounding between decoded values, are this library's.
 
@@ -87,8 +88,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
             )  # fmt: skip
         pairs = bits == 4 and array.ndim > 0 and array.shape[-1] % 2 == 0
         draw = None if key is None or rounding == "nearest" else key()
-        codes, scales = _codes(round_to(array, jnp.float32), role, 7 if pairs else 127, block, draw)
-        return CodePairs(_pack(codes), scales) if pairs else Codes(codes.astype(jnp.int8), scales)
+        return _kept(round_to(array, jnp.float32), draw, role, block, pairs)
 
     def decode(kept: Any, role: Role) -> jax.Array:
         if isinstance(kept, CodePairs):
@@ -105,6 +105,12 @@ def _reason(role: Role) -> str | None:
     if role.kind == "accumulated":
         return "what most steps add to a growing sum is less than half a code"
     return None
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _kept(x: jax.Array, key: jax.Array | None, role: Role, block: int, pairs: bool) -> Codes | CodePairs:
+    codes, scales = _codes(x, role, 7 if pairs else 127, block, key)
+    return CodePairs(_pack(codes), scales) if pairs else Codes(codes.astype(jnp.int8), scales)
 
 
 def _codes(x: jax.Array, role: Role, half: int, block: int, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -46,6 +46,8 @@ ROWS = (
     Unit("stored, a whole tree", gradtx.storage.stored, {},
          (gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.ema(0.9)), gradtx.storage.cast("float16")),
          real=True, kept=jnp.float16),
+    Unit("stored in 8 bits", gradtx.storage.stored, {}, (gradtx.adamw(1e-3), gradtx.storage.quantized()), real=True,
+         kept=(jnp.int8, jnp.float32)),
     Unit("master weights", gradtx.storage.master_weights, {}, (gradtx.adamw(1e-3),),
          kept=(jnp.float16, jnp.float32)),
     Unit("master weights of 8 bits more", gradtx.storage.master_weights, {"bits": 8}, (gradtx.sgd(0.1, 0.9),),
