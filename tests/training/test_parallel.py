@@ -484,5 +484,5 @@ def test_parameters_on_explicit_axes_whose_small_leaves_are_packed_say_what_to_w
     params = {name: jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, P("data"))) for name in "ab"}
     state = create_train_state(params, tx, key=KEY)
     step = make_train_step(from_plain(lambda p, batch: jnp.sum((p["a"] + p["b"]) ** 2) * batch.mean()), tx, mesh=mesh)
-    with pytest.raises(errors.StructureError, match="AxisType.Auto"):
+    with pytest.raises(errors.StructureError, match=r"AxisType\.Auto"):
         step(state, np.ones(8, np.float32))
