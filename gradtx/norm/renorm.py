@@ -114,7 +114,8 @@ def batch_renorm(
         check_channels(call(), leaves, x, own)
         scale, bias, mean, deviation = along(x.shape, own, leaves)
         if not train:
-            return (scale / deviation * (widen(x) - mean) + bias).astype(x.dtype), state
+            a = scale * jax.lax.rsqrt(jnp.square(deviation))  # on CPUs a quotient is taken for every number
+            return (a * (widen(x) - mean) + bias).astype(x.dtype), state
 
         batch = batch_deviations(call(), x, own, axis_name, where)
         r_limit, d_limit = (_at(call(), limit, state.step) for limit in (r_max, d_max))
