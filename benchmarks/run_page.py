@@ -218,15 +218,17 @@ def _draw_memory(rows: Sequence[Row], plt: Any) -> Any:
     for label, sizes, colour in parts:
         held.barh(names, sizes, left=left, color=colour, label=label, height=0.66)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
+    traffic = [4 * (row["bytes"] or 0.0) for row in rows]
     for at, row in enumerate(rows):
         held.text(left[at] + 0.15, at, f"{left[at]:.2f}", va="center", fontsize=9)
-        moved.text(4 * row["bytes"] + 0.4, at, f"{4 * row['bytes']:.1f}", va="center", fontsize=9)
-    moved.barh(names, [4 * row["bytes"] for row in rows], color=[PEERS[name] for name in names], height=0.66)
+        what = "in a loop, not counted" if row["bytes"] is None else f"{traffic[at]:.1f}"
+        moved.text(traffic[at] + 0.4, at, what, va="center", fontsize=9)
+    moved.barh(names, traffic, color=[PEERS[name] for name in names], height=0.66)
     held.set_xlabel("bytes a parameter, in memory during a step")
     moved.set_xlabel("bytes a parameter, read and written by a step")
     held.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
     held.set_xlim(0, 1.12 * max(left))
-    moved.set_xlim(0, 1.15 * max(4 * row["bytes"] for row in rows))
+    moved.set_xlim(0, 1.15 * max(traffic))
     moved.set_title(f"AdamW, {rows[0]['leaves']}: {rows[0]['parameters']:,} parameters", fontsize=10, loc="right")
     for axis in (held, moved):
         axis.spines[["top", "right"]].set_visible(False)

@@ -98,6 +98,11 @@ def bytes_moved(compiled: jax.stages.Compiled, params: Any) -> float:
     return analysis["bytes accessed"] / nbytes(params)
 
 
+def has_loop(compiled: jax.stages.Compiled) -> bool:
+    """Whether there is a loop in the program, of which :func:`bytes_moved` counts one turn."""
+    return " while(" in str(compiled.as_text())
+
+
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Bytes that the compiler plans for: arguments, outputs that are no donated argument, and scratch."""
     memory: Any = compiled.memory_analysis()
