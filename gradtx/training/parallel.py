@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, show
 from gradtx.training.sharded_state import (
@@ -178,9 +178,9 @@ def on_mesh_of(state: TrainState, batch: Any) -> Any:
 
     ``jax.make_mesh`` makes explicit axes, and one program takes arrays of one kind.
     """
-    places = [leaf.sharding for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
-    mesh: Any = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
-    if mesh is None or isinstance(mesh, AbstractMesh):  # or traced
+    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    mesh: Any = next((leaf.sharding.mesh for leaf in arrays if isinstance(leaf.sharding, NamedSharding)), None)
+    if mesh is None:
         return batch
 
     def put(leaf: Any) -> Any:

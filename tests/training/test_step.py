@@ -528,3 +528,11 @@ def test_a_loss_cannot_report_a_metric_by_the_name_of_one_that_is_watched():
     tx = gradtx.watch(gradtx.sgd(0.1))
     with pytest.raises(errors.LossFormError, match="update_ratio"):
         make_train_step(loss, tx)(start(tx), BATCH)
+
+
+def test_evaluation_runs_inside_another_compiled_function():
+    state = create_train_state({"w": jnp.ones(2)}, gradtx.sgd(0.1), key=jax.random.key(0))
+    evaluate = make_eval_step(from_plain(lambda params, batch: jnp.mean((params["w"] - batch) ** 2)))
+    for inside in (jax.jit(evaluate), jax.vmap(evaluate, in_axes=(None, 0))):
+        found = inside(state, jnp.zeros((3, 2)))["loss"]
+        assert jnp.allclose(found, 1.0)
