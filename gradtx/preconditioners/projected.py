@@ -46,8 +46,8 @@ def scale_by_galore(
     matrices that are not square Optax takes the singular vectors of the longer side; the paper those of the shorter.)
 
     ``base_optimizer`` (:func:`gradtx.scale_by_adam` without one) must read one leaf at a time and take no parameters:
-    decay stands behind, as in :func:`gradtx.galore`. Singular values are taken of ``g / max |g|``; a gradient that is
-    not finite gives updates that are not. State: for ``n x m`` weights, ``n <= m``, that of ``base_optimizer`` for
+    decay stands behind, as in :func:`gradtx.galore`. A gradient of any size has a projection; one that is not finite
+    gives updates that are not. State: for ``n x m`` weights, ``n <= m``, that of ``base_optimizer`` for
     ``rank x m`` and ``n rank`` float32 numbers.
 
     Raises ``ArgumentTypeError`` for a ``base_optimizer`` that reads whole trees or parameters.
@@ -92,6 +92,7 @@ def scale_by_galore(
             g, old = _gathered(update), _gathered(state.projector)
             due = (state.step - 1) % update_proj_gap == 0
             projector = jax.lax.cond(due, lambda: _leading(g, rank).astype(old.dtype), lambda: old)
+            projector = projector * jnp.where(due, _turn(projector), 1)
             found, new = inner.update(_seen(projector, g), state.inner, None, signals)
             back = _times(projector, found) if _is_wide(g) else _times(found, projector.T)
             projector = _placed(projector, state.projector)
@@ -107,12 +108,22 @@ def _is_wide(g: jax.Array) -> bool:
 
 
 def _leading(g: jax.Array, rank: int) -> jax.Array:
-    """The ``rank`` leading singular vectors of the shorter side, each with its largest entry positive."""
-    largest = jnp.max(jnp.abs(g))
-    unit = g / jnp.where(largest == 0, 1.0, largest)
-    vectors = jnp.linalg.svd(unit if _is_wide(g) else unit.T, full_matrices=False)[0][:, :rank]
+    """The ``rank`` leading singular vectors of the shorter side."""
+
+    def vectors(g: jax.Array) -> jax.Array:
+        return jnp.linalg.svd(g if _is_wide(g) else g.T, full_matrices=False)[0]
+
+    def scaled(g: jax.Array) -> jax.Array:
+        largest = jnp.max(jnp.abs(g))
+        return vectors(g / jnp.where(largest == 0, 1.0, largest))
+
+    return jax.lax.platform_dependent(g, cpu=vectors, default=scaled)[:, :rank]  # LAPACK scales by itself
+
+
+def _turn(vectors: jax.Array) -> jax.Array:
+    """What makes the largest entry of each vector positive."""
     chosen = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
-    return vectors * jnp.where(chosen == 0, 1.0, chosen / jnp.where(chosen == 0, 1.0, jnp.abs(chosen))).conj()
+    return jnp.where(chosen == 0, 1.0, chosen / jnp.where(chosen == 0, 1.0, jnp.abs(chosen))).conj()
 
 
 def _seen(projector: jax.Array, g: jax.Array) -> jax.Array:

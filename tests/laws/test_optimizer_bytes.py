@@ -19,7 +19,6 @@ MORE = {
     "rmsprop, centered": (13.1, "the variance is kept in a form that does not cancel, and one loop reads the old mean "
                                 "that another one writes: the compiler copies it"),
     "adaptive_grad_clip, adamw": (12.1, "a power of two for each unit beside its norm, and whether all are usual"),
-    "galore": (9.6, "a new projection, in a branch that is not run at other steps, is found of scaled gradients"),
 }  # fmt: skip
 """The bytes that it may move, over those of the parameters, and why."""
 PARAMS = matrices(500, 200)
