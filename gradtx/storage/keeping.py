@@ -97,7 +97,8 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     if isinstance(layout, Mapping):
         layout = dict(layout)
     _check_layouts(call, layout)
-    _check_parts(call, record.name, record)
+    refuse_foreign(call, record.name, record, "store the other parts: chain(stored(..., layout)")
+    _refuse_kept(call, record.name, record)
     parts = {"inner": record}
 
     def advance(state: StoredState) -> StoredState:
@@ -246,13 +247,18 @@ def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None])
         )  # fmt: skip
 
 
-def _check_parts(call: str, address: str, record: Record) -> None:
+def refuse_foreign(call: str, address: str, record: Record, fix: str) -> None:
+    """Raises where the state of a part does not say what its fields are; ``fix`` is a chain without its last part."""
     if record.foreign:
         raise errors.LayoutError(
             call, expected="parts whose state says what its fields are", got=f"the foreign part {address}",
-            cause="its moments and its counters look alike from outside",
-            fix=f"store the other parts: chain(stored(..., layout), {record.name}(...))",
+            cause="its moments and its counters look alike from outside", fix=f"{fix}, {record.name}(...))",
         )  # fmt: skip
+    for name, part in record.parts.items():
+        refuse_foreign(call, f"{address} > {name}", part, fix)
+
+
+def _refuse_kept(call: str, address: str, record: Record) -> None:
     if record.name in ("stored", "offloaded"):
         raise errors.LayoutError(
             call, expected="parts whose state no other wrapper keeps in its own way", got=f"the part {address}",
@@ -260,7 +266,7 @@ def _check_parts(call: str, address: str, record: Record) -> None:
             fix="write offloaded(stored(tx, layout)), and layouts by path in one stored: {glob: layout}",
         )  # fmt: skip
     for name, part in record.parts.items():
-        _check_parts(call, f"{address} > {name}", part)
+        _refuse_kept(call, f"{address} > {name}", part)
 
 
 def _check_role(call: str, layout_at: LayoutAt, path: str, role: Role, value: Any) -> Any:

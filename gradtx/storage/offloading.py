@@ -16,7 +16,6 @@ from gradtx.core import (
     Leaves,
     Nested,
     Pair,
-    Record,
     Role,
     advance_parts,
     join,
@@ -26,6 +25,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.core.roles import Space, cast_like, is_on_host
+from gradtx.storage.keeping import refuse_foreign
 
 
 class OffloadedState(NamedTuple):
@@ -63,7 +63,7 @@ def offloaded(tx: GradientTransformation, where: Where = "*") -> GradientTransfo
     """
     record = record_of(tx)
     call = f"offloaded({record.call}, {errors.show(where)})"
-    _refuse_foreign(call, record.name, record)
+    refuse_foreign(call, record.name, record, "send the state of the other parts: chain(offloaded(...)")
     parts = {"inner": record}
     if record.leaves is None:
 
@@ -152,14 +152,3 @@ def has_own_memory(array: Any) -> bool:
         chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
         device = jax.local_devices(backend=chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
     return device.platform != "cpu"
-
-
-def _refuse_foreign(call: str, address: str, record: Record) -> None:
-    if record.foreign:
-        raise errors.LayoutError(
-            call, expected="parts whose state says what its fields are", got=f"the foreign part {address}",
-            cause="its moments and its counters look alike from outside",
-            fix=f"send the state of the other parts: chain(offloaded(...), {record.name}(...))",
-        )  # fmt: skip
-    for name, part in record.parts.items():
-        _refuse_foreign(call, f"{address} > {name}", part)
