@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from gradtx.tree import path_name
 
 S = TypeVar("S")
-Space = jax.memory.Space
 
 
 class Role(NamedTuple):
@@ -149,12 +148,12 @@ def cast_like(state: Any, old: Any) -> Any:
 
 def _array_like(new: Any, old: Any) -> jax.Array:
     new = jax.lax.convert_element_type(new, old.dtype)  # on the device, before it is sent
-    return jax.device_put(new, Space.Host) if is_on_host(old) and not is_on_host(new) else new
+    return jax.device_put(new, jax.memory.Space.Host) if is_on_host(old) and not is_on_host(new) else new
 
 
 def is_on_host(array: Any) -> bool:
     """Whether an array is in the memory of the host, beside that of its device; its type says so."""
-    return jax.typeof(array).memory_space == Space.Host
+    return jax.typeof(array).memory_space == jax.memory.Space.Host
 
 
 def split(state: Any, treedef: Any) -> list[Any]:

@@ -92,7 +92,7 @@ def scale_by_galore(
             g, old = _gathered(update), _gathered(state.projector)
             due = (state.step - 1) % update_proj_gap == 0
             projector = jax.lax.cond(due, lambda: _leading(g, rank).astype(old.dtype), lambda: old)
-            projector = projector * jnp.where(due, _turn(projector), 1)
+            projector = projector * jnp.where(due, _turn(projector), 1)  # within, it would read all vectors again
             found, new = inner.update(_seen(projector, g), state.inner, None, signals)
             back = _times(projector, found) if _is_wide(g) else _times(found, projector.T)
             projector = _placed(projector, state.projector)

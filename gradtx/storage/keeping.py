@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -97,8 +97,8 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     if isinstance(layout, Mapping):
         layout = dict(layout)
     _check_layouts(call, layout)
-    refuse_foreign(call, record.name, record, "store the other parts: chain(stored(..., layout)")
-    _refuse_kept(call, record.name, record)
+    refuse_foreign(call, record, "store the other parts: chain(stored(..., layout)")
+    _refuse_kept(call, record)
     parts = {"inner": record}
 
     def advance(state: StoredState) -> StoredState:
@@ -247,26 +247,30 @@ def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None])
         )  # fmt: skip
 
 
-def refuse_foreign(call: str, address: str, record: Record, fix: str) -> None:
+def refuse_foreign(call: str, record: Record, fix: str) -> None:
     """Raises where the state of a part does not say what its fields are; ``fix`` is a chain without its last part."""
-    if record.foreign:
-        raise errors.LayoutError(
-            call, expected="parts whose state says what its fields are", got=f"the foreign part {address}",
-            cause="its moments and its counters look alike from outside", fix=f"{fix}, {record.name}(...))",
-        )  # fmt: skip
-    for name, part in record.parts.items():
-        refuse_foreign(call, f"{address} > {name}", part, fix)
+    for address, part in _with_parts(record.name, record):
+        if part.foreign:
+            raise errors.LayoutError(
+                call, expected="parts whose state says what its fields are", got=f"the foreign part {address}",
+                cause="its moments and its counters look alike from outside", fix=f"{fix}, {part.name}(...))",
+            )  # fmt: skip
 
 
-def _refuse_kept(call: str, address: str, record: Record) -> None:
-    if record.name in ("stored", "offloaded"):
-        raise errors.LayoutError(
-            call, expected="parts whose state no other wrapper keeps in its own way", got=f"the part {address}",
-            cause="what is kept already would be kept once more",
-            fix="write offloaded(stored(tx, layout)), and layouts by path in one stored: {glob: layout}",
-        )  # fmt: skip
+def _refuse_kept(call: str, record: Record) -> None:
+    for address, part in _with_parts(record.name, record):
+        if part.name in ("stored", "offloaded"):
+            raise errors.LayoutError(
+                call, expected="parts whose state no other wrapper keeps in its own way", got=f"the part {address}",
+                cause="what is kept already would be kept once more",
+                fix="write offloaded(stored(tx, layout)), and layouts by path in one stored: {glob: layout}",
+            )  # fmt: skip
+
+
+def _with_parts(address: str, record: Record) -> Iterator[tuple[str, Record]]:
+    yield address, record
     for name, part in record.parts.items():
-        _refuse_kept(call, f"{address} > {name}", part)
+        yield from _with_parts(f"{address} > {name}", part)
 
 
 def _check_role(call: str, layout_at: LayoutAt, path: str, role: Role, value: Any) -> Any:

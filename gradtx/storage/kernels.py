@@ -181,13 +181,13 @@ def by_turns(operands: Sequence[Any], program: Program) -> list[Any]:
     Raises ``NoKernelError`` as :func:`by_tiles` does, for few numbers, and for so many that a place is no int32.
     """
     plain, shape = program.plain, program.plain.in_avals[0].shape
+    if not LEAST <= math.prod(shape) < 2**31:
+        raise NoKernelError(f"{math.prod(shape)} numbers")
     # A tile is a vector of whole blocks; where each of several rows ends within a block, a matrix of whole rows.
     by_rows = len(shape) > 1 and shape[-1] % program.block != 0
     unit = shape[-1] if by_rows else program.block
     count, most = math.prod(shape) // unit, max(1, AT_ONCE // unit)
     length = max((some for some in range(most // 2 + 1, most + 1) if count % some == 0), default=most)
-    if not LEAST <= math.prod(shape) < 2**31:
-        raise NoKernelError(f"{math.prod(shape)} numbers")
 
     def view(array: jax.Array) -> jax.Array:
         return array.reshape((-1, array.shape[-1]) if by_rows else -1) if array.ndim else array
@@ -248,8 +248,13 @@ def _in_order(operands: Sequence[Any], program: Program, arrays: Mapping[int, ja
     ]
 
 
+def always(number: jax.Array) -> jax.Array:
+    """True for any number, NaN too, which the compiler does not know."""
+    return (number == number) | (number != number)
+
+
 def _in_branch(function: core.ClosedJaxpr) -> Callable[..., list[jax.Array]]:
-    """The function in a branch that is always taken, which the compiler does not know."""
+    """The function in a branch that is always taken."""
 
     def never(*operands: jax.Array) -> list[jax.Array]:
         some = operands[0].ravel()[0]  # varies over the axes of a shard_map, as arrays do and scalars do not
@@ -259,8 +264,7 @@ def _in_branch(function: core.ClosedJaxpr) -> Callable[..., list[jax.Array]]:
         ]
 
     def run(*operands: jax.Array) -> list[jax.Array]:
-        first = operands[0].ravel()[0]
-        return jax.lax.cond((first == first) | (first != first), core.jaxpr_as_fun(function), never, *operands)
+        return jax.lax.cond(always(operands[0].ravel()[0]), core.jaxpr_as_fun(function), never, *operands)
 
     return run
 

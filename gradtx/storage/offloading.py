@@ -24,7 +24,7 @@ from gradtx.core import (
     record_of,
     transformation,
 )
-from gradtx.core.roles import Space, cast_like, is_on_host
+from gradtx.core.roles import cast_like, is_on_host
 from gradtx.storage.keeping import refuse_foreign
 
 
@@ -63,7 +63,7 @@ def offloaded(tx: GradientTransformation, where: Where = "*") -> GradientTransfo
     """
     record = record_of(tx)
     call = f"offloaded({record.call}, {errors.show(where)})"
-    refuse_foreign(call, record.name, record, "send the state of the other parts: chain(offloaded(...)")
+    refuse_foreign(call, record, "send the state of the other parts: chain(offloaded(...)")
     parts = {"inner": record}
     if record.leaves is None:
 
@@ -102,7 +102,7 @@ def _around(inner: Pair, send: Callable[[Any, Any], Any]) -> Pair:
 
 
 def _to_device(array: Any) -> Any:
-    return jax.device_put(array, Space.Device) if is_on_host(array) else array
+    return jax.device_put(array, jax.memory.Space.Device) if is_on_host(array) else array
 
 
 def _all_to_host(param: Any, state: Any) -> Any:
@@ -138,7 +138,7 @@ def _some_to_host(call: str, params: Any, hits: list[bool], state: Any) -> Any:
 
 
 def _to_host(array: Any) -> Any:
-    return jax.device_put(array, Space.Host) if jnp.ndim(array) else array
+    return jax.device_put(array, jax.memory.Space.Host) if jnp.ndim(array) else array
 
 
 def has_own_memory(array: Any) -> bool:

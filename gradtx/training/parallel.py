@@ -14,6 +14,7 @@ from gradtx.training.sharded_state import (
     EVERYWHERE,
     checked_mesh,
     own_memory,
+    own_place,
     own_spec,
     sharding_like,
     split_dimension,
@@ -178,8 +179,10 @@ def on_mesh_of(state: TrainState, batch: Any) -> Any:
 
     ``jax.make_mesh`` makes explicit axes, and one program takes arrays of one kind.
     """
-    arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
-    mesh: Any = next((leaf.sharding.mesh for leaf in arrays if isinstance(leaf.sharding, NamedSharding)), None)
+    if not any(isinstance(own_place(leaf), NamedSharding) for leaf in jax.tree.leaves(batch)):
+        return batch  # as from the host, without a look at the state
+    places = map(own_place, jax.tree.leaves(state))
+    mesh: Any = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
     if mesh is None:
         return batch
 

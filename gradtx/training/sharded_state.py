@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gradtx.core.roles import Space, is_state, roles
+from gradtx.core.roles import is_state, roles
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, checked_call, nearest, show
 from gradtx.training.state import check_transformation
 from gradtx.tree import is_inexact
@@ -105,9 +105,14 @@ def automatic(mesh: Any) -> Any:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
 
 
+def own_place(leaf: Any) -> Any:
+    """The sharding of a leaf; None where it has none, or is traced."""
+    return None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+
+
 def own_spec(leaf: Any, mesh: AnyMesh) -> PartitionSpec | None:
     """How a leaf is split over this mesh; None where it does not lie there, or is traced."""
-    sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+    sharding = own_place(leaf)
     if not isinstance(sharding, NamedSharding) or sharding.mesh.axis_names != mesh.axis_names:
         return None
     if isinstance(mesh, AbstractMesh) or isinstance(sharding.mesh, AbstractMesh):
@@ -118,7 +123,7 @@ def own_spec(leaf: Any, mesh: AnyMesh) -> PartitionSpec | None:
 
 def own_memory(leaf: Any) -> str | None:
     """The memory that a leaf lies in, if it is the host's, as :func:`gradtx.storage.offloaded` puts it there."""
-    kind = None if isinstance(leaf, Tracer) else getattr(getattr(leaf, "sharding", None), "memory_kind", None)
+    kind = getattr(own_place(leaf), "memory_kind", None)
     return kind if kind == HOST else None
 
 
@@ -127,8 +132,9 @@ def state_shapes(tx: Any, shapes: Any) -> Any:
     traced, state = jax.make_jaxpr(tx[0], return_shape=True)(shapes)
     place = NamedSharding(AbstractMesh((), ()), EVERYWHERE, memory_kind=HOST)
     flat, treedef = jax.tree.flatten(state)
+    host = jax.memory.Space.Host
     return treedef.unflatten([
-        jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) if aval.memory_space == Space.Host else shape
+        jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) if aval.memory_space == host else shape
         for shape, aval in zip(flat, traced.out_avals, strict=True)
     ])  # fmt: skip
 

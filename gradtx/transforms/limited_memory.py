@@ -42,8 +42,8 @@ def scale_by_lbfgs(memory_size: errors.Count = 10, scale_init_precond: bool = Tr
     and ``min(1, 1 / |g|)`` before there is any; 1 without ``scale_init_precond``. A pair without positive curvature,
     ``<s, y> <= eps |s| |y|``, is left out, and with it the oldest of ``memory_size`` pairs, in whose place it would
     be: so ``-u`` always points downhill (section 7.2 asks a line search for the Wolfe conditions instead; Optax stores
-    every pair). ``g`` must be the gradient: the part stands first in a
-    chain, as in :func:`gradtx.lbfgs`. A gradient of any size gives a finite direction.
+    every pair). ``g`` must be the gradient: the part stands first in a chain, as in :func:`gradtx.lbfgs`. A gradient of
+    any size gives a finite direction.
 
     State: ``2 memory_size + 2`` float32 numbers per parameter.
 
