@@ -68,9 +68,9 @@ def linear(block: int = 32) -> storage.Layout:
     def scale(scales, shape):
         return jnp.repeat(scales, block, axis=-1)[..., : shape[-1]]
 
-    def encode(array, role, key):
+    def encode(array, role, draw):
         if role.kind != "non-negative":
-            return signed.encode(array, role, key)
+            return signed.encode(array, role, draw)
         count = -(-array.shape[-1] // block)
         padded = jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, count * block - array.shape[-1])])
         scales = jnp.max(padded.reshape(*array.shape[:-1], count, block), axis=-1)

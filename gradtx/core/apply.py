@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.rounding import Rounding, round_to
+from gradtx.rounding import Rounding, places, round_to, uniform_at
 from gradtx.tree import check_same, is_inexact, leaf_paths, leaf_seeds, wide_dtype, widen
 
 
@@ -38,12 +38,12 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
         )
     flat, treedef = jax.tree.flatten(params)
     seeds = leaf_seeds(params) if rounding == "stochastic" else []
+    words = None if key is None else jax.random.bits(key, (2,), jnp.uint32)
     applied = []
     for index, (param, update) in enumerate(zip(flat, jax.tree.leaves(updates), strict=True)):
         param = widen(param) if isinstance(param, float | complex) else param
         if is_inexact(param) and is_inexact(update):
-            leaf_key = None if key is None else jax.random.fold_in(key, seeds[index])
-            applied.append(_apply(param, update, leaf_key))
+            applied.append(_apply(param, update, None if words is None else (*words, seeds[index])))
         elif update.dtype in (param.dtype, jax.dtypes.float0):
             applied.append(param)
         else:
@@ -59,7 +59,7 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
 
 
 @jax.jit
-def _apply(param: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Array:
+def _apply(param: jax.Array, update: jax.Array, seeds: tuple[Any, Any, Any] | None) -> jax.Array:
     wide = jnp.promote_types(wide_dtype(param.dtype), update.dtype)
     if jnp.issubdtype(wide, jnp.complexfloating) and not jnp.issubdtype(param.dtype, jnp.complexfloating):
         raise errors.DtypeError(
@@ -68,7 +68,7 @@ def _apply(param: jax.Array, update: jax.Array, key: jax.Array | None) -> jax.Ar
         )  # fmt: skip
     update = update.astype(wide)
     total = _saturate(param.astype(wide), update)
-    return round_to(total, param.dtype, "nearest" if key is None else "stochastic", key)
+    return round_to(total, param.dtype, None if seeds is None else uniform_at(places(total.shape), seeds))
 
 
 def _saturate(param: jax.Array, update: jax.Array) -> jax.Array:

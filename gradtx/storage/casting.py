@@ -1,6 +1,5 @@
 """State in a narrower floating-point dtype."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.core import Role
 from gradtx.rounding import Rounding, round_to
-from gradtx.storage.keeping import Layout
+from gradtx.storage.keeping import Draw, Layout
 from gradtx.tree import wide_dtype
 
 
@@ -39,23 +38,23 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
         )  # fmt: skip
     narrow = jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp
 
-    def encode(array: jax.Array, role: Role, key: Callable[[], jax.Array] | None) -> jax.Array:
+    def encode(array: jax.Array, role: Role, draw: Draw | None) -> jax.Array:
         del role
         if jnp.issubdtype(array.dtype, jnp.complexfloating):
             raise errors.LayoutError(
                 call, expected="real fields", got=str(array.dtype), cause="there is no narrower complex dtype",
                 fix="keep real and imaginary parts as two real leaves",
             )  # fmt: skip
-        if key is None or rounding == "nearest":
-            return round_to(array, dtype)
-        return round_to(array, dtype, "stochastic", key())
+        return round_to(array, dtype, None if draw is None else draw(array.shape))
 
     def refuses(role: Role) -> str | None:
         if narrow and role.kind in ("non-negative", "accumulated"):
             return f"squares and sums span more powers of two than {jnp.dtype(dtype).name} has"
         return None
 
-    return Layout(encode, lambda kept, role: kept.astype(wide_dtype(kept.dtype)), refuses)
+    return Layout(
+        encode, lambda kept, role: kept.astype(wide_dtype(kept.dtype)), refuses, draws=rounding == "stochastic"
+    )
 
 
 def _is_floating(dtype: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx import errors
 from gradtx.combinators.layering import check_globs, first_matches
@@ -33,16 +34,19 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.core.roles import roles
+from gradtx.rounding import places, uniform_at
 from gradtx.storage.kernels import in_one_pass
 from gradtx.storage.packing import plans_in
 from gradtx.tree import is_array, leaf_paths, leaf_seeds
+
+Draw = Callable[[tuple[int, ...]], jax.Array]
 
 
 class Layout(NamedTuple):
     r"""How one array of a state is kept, never what it means.
 
-    ``encode(array, role, key)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
-    ``role`` is the field's, and ``key`` a function that gives a random key, or None for rounding to nearest.
+    ``encode(array, role, draw)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
+    ``role`` is the field's. ``draw(shape)`` gives uniform numbers in [0, 1); it is None without ``draws`` and at init.
     ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
     kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours. Where these
     are no others than its ``block`` numbers along the last axis, the array may be taken in tiles of them.
@@ -50,15 +54,16 @@ class Layout(NamedTuple):
     dictionaries of them, as ``flax.nnx.Optimizer`` does after each update.
     """
 
-    encode: Callable[[jax.Array, Role, Callable[[], jax.Array] | None], Any]
+    encode: Callable[[jax.Array, Role, Draw | None], Any]
     decode: Callable[[Any, Role], jax.Array]
     refuses: Callable[[Role], str | None]
     reads: Locality = "elementwise"
     block: int | None = None
+    draws: bool = False
     kept: tuple[type, ...] = ()
 
 
-AS_IT_IS = Layout(lambda array, role, key: array, lambda kept, role: kept, lambda role: None)
+AS_IT_IS = Layout(lambda array, role, draw: array, lambda kept, role: kept, lambda role: None)
 
 Layouts = Layout | Mapping[str, Layout | None] | Callable[[str, Any], Layout | None]
 """One layout, ``{glob: layout}`` of which the first glob that matches a leaf's path counts, or a function
@@ -75,8 +80,8 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     """``tx`` with every field of its state that is a tree like the parameters kept in ``layout``.
 
     At each update the state is decoded, used in float32 by ``tx``, and encoded anew, in the same pass where ``tx`` runs
-    leaf by leaf; counters and hyperparameters stay as they are. A layout that rounds stochastically draws from a key
-    made of the step, the field and the leaf's path: a run is reproducible and does not depend on the sharding.
+    leaf by leaf; counters and hyperparameters stay as they are. A layout that rounds stochastically draws by the
+    step, the field, the leaf's path and the place in it: a run is reproducible and does not depend on the sharding.
 
     ``layout`` is one for all leaves, or one for each: ``{glob: layout}``, in which the first glob that matches the
     leaf's path counts, or a function ``(path, leaf) -> layout``, whose ``leaf`` has a shape. A leaf whose layout is
@@ -119,7 +124,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
         around = _around(call, pair, functools.partial(_the_same, one), one.kept)
         if one.block is None or record.locality != "elementwise":
             return around
-        return around._replace(update=in_one_pass(around.update, one.block))
+        return around._replace(update=in_one_pass(around.update, one.block, one.draws))
 
     def resolve(tree: Any) -> list[Pair]:
         pairs = by_leaf.resolve(tree)
@@ -148,12 +153,13 @@ def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: t
     def init(params):
         state, layout_at = inner.init(params), layouts(params)
         map_fields(functools.partial(_check_role, call, layout_at), state)
-        return StoredState(first_step(), _encode(layout_at, state, None, None))
+        return StoredState(first_step(), _encode(layout_at, state))
 
     def update(updates, state, params, signals):
         layout_at = layouts(updates if params is None else params)
         updates, new_state = inner.update(updates, _decode(layout_at, state.inner, kinds), params, signals)
-        return updates, StoredState(state.step, _encode(layout_at, new_state, state.step, signals.get("leaf_seed")))
+        new_state = _encode(layout_at, new_state, state.step, signals.get("leaf_seed"), signals.get("places"))
+        return updates, StoredState(state.step, new_state)
 
     return Pair(init, update)
 
@@ -216,25 +222,26 @@ def _again(kinds: tuple[type, ...], value: Any) -> Any:
     return next((kind(**value) for kind in kinds if set(value) == set(roles(kind))), value)
 
 
-def _encode(layout_at: LayoutAt, state: Any, step: jax.Array | None, seed: jax.Array | None) -> Any:
+def _encode(layout_at: LayoutAt, state: Any, step: Any = None, seed: Any = None, at_places: Any = None) -> Any:
     """Encodes all fields; without a step to nearest, and for whole trees (no ``seed``) with a seed for each leaf."""
 
     def encode(path: str, role: Role, value: Any) -> Any:
         if not role.like_params:
             return value
+        field = np.uint32(zlib.crc32(path.encode()))
+
+        def encode_leaf(layout: Layout, leaf: jax.Array, seed: Any) -> Any:
+            def draw(shape: tuple[int, ...]) -> jax.Array:
+                return uniform_at(places(shape) if at_places is None else at_places, (step, seed, field))
+
+            return layout.encode(leaf, role, draw if layout.draws and step is not None else None)
+
         leaves, treedef = jax.tree.flatten(value)
+        layouts = map(layout_at, leaf_paths(value))
         seeds = leaf_seeds(value) if seed is None else [seed] * len(leaves)
-        kept = []
-        for at, leaf, leaf_seed in zip(leaf_paths(value), leaves, seeds, strict=True):
-            key = None if step is None else functools.partial(_key, path, step, leaf_seed)
-            kept.append(layout_at(at).encode(leaf, role, key))
-        return treedef.unflatten(kept)
+        return treedef.unflatten(map(encode_leaf, layouts, leaves, seeds))
 
     return map_fields(encode, state)
-
-
-def _key(field: str, step: jax.Array, seed: Any) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(zlib.crc32(field.encode())), step), seed)
 
 
 def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None]) -> None:

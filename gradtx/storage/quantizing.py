@@ -1,7 +1,6 @@
 """State in codes of 8 or 4 bits, with one scale for each block of numbers."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.core import FactorTree, Role, SignedTree
 from gradtx.rounding import Rounding, round_to
-from gradtx.storage.keeping import Layout
+from gradtx.storage.keeping import Draw, Layout
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
@@ -78,7 +77,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
     """
     call = f"quantized(bits={bits}, block={block}, rounding={rounding!r})"
 
-    def encode(array: jax.Array, role: Role, key: Callable[[], jax.Array] | None) -> Any:
+    def encode(array: jax.Array, role: Role, draw: Draw | None) -> Any:
         if role.kind == "factor":
             return array
         if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -87,15 +86,15 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
                 fix="keep real and imaginary parts as two real leaves",
             )  # fmt: skip
         pairs = bits == 4 and array.ndim > 0 and array.shape[-1] % 2 == 0
-        draw = None if key is None or rounding == "nearest" else key()
-        return _kept(round_to(array, jnp.float32), draw, role, block, pairs)
+        uniform = None if draw is None else draw(array.shape)
+        return _kept(round_to(array, jnp.float32), uniform, role, block, pairs)
 
     def decode(kept: Any, role: Role) -> jax.Array:
         if isinstance(kept, CodePairs):
             return _numbers(_unpack(kept.pairs), kept.scales, role, 7, block)
         return _numbers(kept.codes, kept.scales, role, 127, block) if isinstance(kept, Codes) else kept
 
-    return Layout(encode, decode, _reason, reads="leaf", block=block if rounding == "nearest" else None,
+    return Layout(encode, decode, _reason, reads="leaf", block=block, draws=rounding == "stochastic",
                   kept=(Codes, CodePairs))  # fmt: skip
 
 
@@ -108,12 +107,12 @@ def _reason(role: Role) -> str | None:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _kept(x: jax.Array, key: jax.Array | None, role: Role, block: int, pairs: bool) -> Codes | CodePairs:
-    codes, scales = _codes(x, role, 7 if pairs else 127, block, key)
+def _kept(x: jax.Array, uniform: jax.Array | None, role: Role, block: int, pairs: bool) -> Codes | CodePairs:
+    codes, scales = _codes(x, role, 7 if pairs else 127, block, uniform)
     return CodePairs(_pack(codes), scales) if pairs else Codes(codes.astype(jnp.int8), scales)
 
 
-def _codes(x: jax.Array, role: Role, half: int, block: int, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _codes(x: jax.Array, role: Role, half: int, block: int, uniform: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Codes from ``-half`` to ``half``, ``-half - 1`` for NaN, and the scale of each block."""
     finite = jnp.isfinite(x)
     size = jnp.where(finite, jnp.abs(x), 0)
@@ -123,12 +122,12 @@ def _codes(x: jax.Array, role: Role, half: int, block: int, key: jax.Array | Non
     signed = role.kind == "signed"
     top = half if signed else 2 * half
     place = top * (2 * share / (1 + share) if signed else jnp.sqrt(share))
-    if key is None:
+    if uniform is None:
         code = jnp.floor(place + 0.5)  # not round, which kernels for GPUs lack
     else:
         below = jnp.floor(place)
         low, high = _share(below, signed, top), _share(below + 1, signed, top)
-        code = below + (jax.random.uniform(key, x.shape, x.dtype) * (high - low) < share - low)
+        code = below + (uniform * (high - low) < share - low)
     code = jnp.clip(code, 0 if signed else 1, top)
     code = jnp.sign(x) * code if signed else jnp.where(x > 0, code, 0) - half
     return jnp.where(finite, code, -half - 1).astype(jnp.int32), scales

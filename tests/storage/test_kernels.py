@@ -59,6 +59,9 @@ CASES = [
     ("cuda", "radam", storage.quantized(), (16, 64), "float16"),
     ("tpu", "adamw", storage.quantized(), (64, 256), "float32"),
     ("tpu", "momentum", storage.quantized(), (32, 8192), "float32"),
+    ("cuda", "adamw", storage.quantized(rounding="stochastic"), (3, 40, 64), "float32"),
+    ("cuda", "adamw", storage.quantized(bits=4, rounding="stochastic"), (64, 256), "float32"),
+    ("tpu", "adamw", storage.quantized(rounding="stochastic"), (2, 32, 8192), "float32"),
 ]
 
 
@@ -88,6 +91,8 @@ TURNS = [
     ("lion", storage.quantized(), (37, 50), "float32"),  # so is that of each row
     ("adamw", storage.quantized(block=3), (5, 999), "float32"),  # no row fits into a tile
     ("tunable", storage.quantized(), (7, 32), "float32"),
+    ("adamw", storage.quantized(rounding="stochastic"), (64, 256), "float32"),
+    ("adamw", storage.quantized(bits=4, rounding="stochastic"), (5, 9, 50), "float32"),
 ]
 
 
@@ -191,12 +196,17 @@ def kernels_in(tx, params, platform):
 
 
 @pytest.mark.parametrize(
-    ("platform", "name", "bits"),
-    [*(("cuda", name, 8) for name in RECIPES), *(("tpu", name, 8) for name in RECIPES), ("cuda", "adamw", 4)],
+    ("platform", "name", "options"),
+    [
+        *((platform, name, {}) for platform in TILES for name in RECIPES),
+        *((platform, "adamw", {"rounding": "stochastic"}) for platform in TILES),
+        ("cuda", "adamw", {"bits": 4}),
+        ("cuda", "adamw", {"bits": 4, "rounding": "stochastic"}),
+    ],
 )
-def test_a_program_for_an_accelerator_has_one_kernel_for_each_shape_of_leaf(platform, name, bits):
+def test_a_program_for_an_accelerator_has_one_kernel_for_each_shape_of_leaf(platform, name, options):
     params = {"w": jnp.ones((64, 256)), "same": jnp.ones((64, 256)), "v": jnp.ones((32, 128)), "b": jnp.ones(100)}
-    assert kernels_in(storage.stored(RECIPES[name](), storage.quantized(bits=bits)), params, platform) == 2
+    assert kernels_in(storage.stored(RECIPES[name](), storage.quantized(**options)), params, platform) == 2
 
 
 def ema_after(*parts):
@@ -209,7 +219,6 @@ PLAIN = {
     "no numbers": (ema_after, CODES, (0, 256)),
     "a scalar": (ema_after, CODES, ()),
     "blocks of 24": (ema_after, storage.quantized(block=24), (64, 24)),
-    "stochastic": (ema_after, storage.quantized(rounding="stochastic"), (64, 256)),
     "random bits": (lambda: ema_after(gradtx.add_noise(0.1, 0.5, 0)), CODES, (64, 256)),
     "whole leaves": (lambda: ema_after(gradtx.clip_by_block_rms(1.0)), CODES, (64, 256)),
     "whole trees": (lambda: ema_after(gradtx.clip_by_global_norm(1.0)), CODES, (64, 256)),
