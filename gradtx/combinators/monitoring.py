@@ -35,7 +35,7 @@ class MonitorState(NamedTuple):
     inner: Nested
 
 
-@transformation(locality="tree")
+@transformation(locality="tree", kind="layers")
 def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Functions:
     """Measures the updates that come by, and passes them on bit for bit::
 

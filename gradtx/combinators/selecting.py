@@ -147,7 +147,7 @@ def _routed(branches: Mapping[Any, Record], rest: Pair, route: Callable[[Any], l
     names = {label: branch.name if label is True else str(label) for label, branch in branches.items()}
     parts = {names[label]: branch for label, branch in branches.items()}
     if widest(parts) == "tree":
-        return join(parts, _trees(branches, names, rest, route))
+        return join(parts, _trees(branches, names, rest, route), kind="layers")
     by_leaf = {label: branch.leaves for label, branch in branches.items() if branch.leaves is not None}
     made: dict[tuple[Any, Pair], Pair] = {}
 
@@ -169,7 +169,7 @@ def _routed(branches: Mapping[Any, Record], rest: Pair, route: Callable[[Any], l
     takes_params = any(leaves.takes_params for leaves in by_leaf.values())
     advance = advance_parts({names[label]: leaves for label, leaves in by_leaf.items()})
     leaves = Leaves(resolve, signals, takes_params, advance)
-    return join(parts, leaf_by_leaf(leaves), leaves)
+    return join(parts, leaf_by_leaf(leaves), leaves, kind="layers")
 
 
 def _one_branch(names: Mapping[Any, str], label: Any, inner: Pair) -> Pair:

@@ -84,7 +84,7 @@ def watch(tx: GradientTransformation, *, per_leaf: bool = False) -> GradientTran
             total = _plus(total, sums)
         return treedef.unflatten(flat), WatchState(**_measured(total), leaves=leaves, inner=inner)
 
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="layers" if per_leaf else "")
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import jax
 from gradtx import errors
 from gradtx.core.edge import public
 from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
-from gradtx.core.order import Kind, check_order, kinds_of
+from gradtx.core.order import Kind, check_order
 from gradtx.core.record import GradientTransformation, Locality, Record
 
 
@@ -105,7 +105,7 @@ def join(
             any_signal=any(part.any_signal for part in parts.values()),
             needs_params=tuple(needs_params),
             per_example=per_example,
-            kinds=kinds_of(kind, parts),
+            kind=kind,
         )
     )
 

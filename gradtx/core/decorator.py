@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from gradtx import errors
 from gradtx.core.edge import public
 from gradtx.core.leafwise import Leaves, Pair, leaf_by_leaf, with_precision
+from gradtx.core.order import Kind
 from gradtx.core.rebuilding import rebuilt
 from gradtx.core.record import GradientTransformation, Locality, Record, call_update, record_of, signature_of
 from gradtx.core.roles import EmptyState
@@ -59,7 +60,7 @@ Functions = GradientTransformation | tuple[Callable[..., Any], ...]
 def transformation(constructor: Callable[P, Functions]) -> Callable[P, GradientTransformation]: ...
 @overload
 def transformation(
-    *, locality: Locality, real: bool = False, per_example: bool = False
+    *, locality: Locality, real: bool = False, per_example: bool = False, kind: Kind = ""
 ) -> Callable[[Callable[P, Functions]], Callable[P, GradientTransformation]]: ...
 def transformation(
     constructor: Callable[P, Functions] | None = None,
@@ -67,6 +68,7 @@ def transformation(
     locality: Locality | None = None,
     real: bool = False,
     per_example: bool = False,
+    kind: Kind = "",
 ) -> Any:
     """Decorates the constructor of a transformation.
 
@@ -76,7 +78,7 @@ def transformation(
     once, before ``update`` sees it; ``update`` then leaves it alone. Without a locality the constructor is a
     composition of other transformations and takes theirs. ``real=True`` refuses complex leaves.
     With ``per_example=True``, for whole trees, updates come in with an axis of examples before those of the parameters,
-    and leave without it.
+    and leave without it. ``kind="layers"``, for whole trees, says that it tells their leaves apart.
 
     Numbers that the annotations let be schedules may be given as such: the transformation is then rebuilt at every
     update with the value of that step, kept in a :class:`TunableState`. Updates and parameters reach a constructor's
@@ -85,12 +87,14 @@ def transformation(
     Equal hashable arguments give the same object, so that an equal optimizer is never traced twice.
     """
     if constructor is None:
-        return functools.partial(_decorate, locality=locality, real=real, per_example=per_example)
-    return _decorate(constructor, locality=None, real=False, per_example=False)
+        return functools.partial(
+            _decorate, locality=locality, real=real, more={"per_example": per_example, "kind": kind}
+        )
+    return _decorate(constructor, locality=None, real=False, more={})
 
 
 def _decorate(
-    constructor: Callable[P, Functions], *, locality: Locality | None, real: bool, per_example: bool
+    constructor: Callable[P, Functions], *, locality: Locality | None, real: bool, more: dict[str, Any]
 ) -> Callable[P, GradientTransformation]:
     def make(call: errors.Call) -> GradientTransformation:
         schedules = {
@@ -102,7 +106,7 @@ def _decorate(
         made = constructor(*call.positional, **call.keywords)
         if locality is None or (isinstance(made, GradientTransformation) and hasattr(made.update, "__gradtx__")):
             return public(dataclasses.replace(record_of(made), call=call, name=call.name))
-        return public(dataclasses.replace(_primitive(made, call, locality, real), per_example=per_example))
+        return public(dataclasses.replace(_primitive(made, call, locality, real), **more))
 
     remembered = errors.remember(make)
 

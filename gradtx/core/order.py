@@ -7,15 +7,12 @@ from gradtx import errors
 from gradtx.core.record import Record
 
 Kind = Literal[
-    "chain", "average", "between", "guard", "accumulation", "loss scale", "master weights", "host memory", ""
-]
-"""What the order matters to: averages of parameters, what leaves steps out or multiplies the loss, where state lies,
-and what stands *between* the parameters and its parts: it hands them others, or makes another step of theirs."""
-
-
-def kinds_of(own: Kind, parts: Mapping[str, Record]) -> frozenset[str]:
-    """The kinds in a composition, its own and those of its parts."""
-    return frozenset({own} - {"", "chain"}).union(*(part.kinds for part in parts.values()))
+    "chain", "average", "between", "guard", "accumulation", "loss scale", "master weights",
+    "stored", "host memory", "packed", "layers", "",
+]  # fmt: skip
+"""What the order matters to: averages of parameters, what leaves steps out or multiplies the loss, how and where state
+is kept, what tells the layers apart, and what stands *between* the parameters and its parts: it hands them others, or
+makes another step of theirs."""
 
 
 def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
@@ -35,7 +32,7 @@ def check_order(own: Kind, parts: Mapping[str, Record]) -> None:
                 cause="the average would move on where there was no step",
                 fix="write e.g. skip_nonfinite(exponential_average(tx))",
             )  # fmt: skip
-        if "master weights" in part.kinds and own in ("average", "between", "master weights"):
+        if "master weights" in part.kinds and own in ("average", "between", "stored", "master weights"):
             expected, cause, _ = _LAST["master weights"]
             raise errors.ArgumentTypeError(
                 errors.UNNAMED, expected=expected, got=_shown(part), cause=cause, fix="write master_weights around it"

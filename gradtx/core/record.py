@@ -6,6 +6,7 @@ whole tree and takes whatever its signature says.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -31,8 +32,8 @@ class GradientTransformation(NamedTuple):
 class Record:
     """What is known of a transformation. ``signals`` maps names to whether they are required and who declares them.
 
-    ``per_example`` says that its updates come in with one axis more, the first, along which are the examples;
-    ``kinds`` are those of :mod:`gradtx.core.order` in it.
+    ``per_example`` says that its updates come in with one axis more, the first, along which are the examples; ``kind``
+    is the one of :mod:`gradtx.core.order`.
     """
 
     name: str
@@ -46,7 +47,12 @@ class Record:
     needs_params: tuple[str, ...] = ()
     foreign: bool = False
     per_example: bool = False
-    kinds: frozenset[str] = frozenset()
+    kind: str = ""
+
+    @functools.cached_property
+    def kinds(self) -> frozenset[str]:
+        """Its own and those of its parts."""
+        return frozenset({self.kind}).union(*(part.kinds for part in self.parts.values()))
 
 
 def record_of(tx: Any) -> Record:

@@ -80,7 +80,8 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     """``tx`` with every field of its state that is a tree like the parameters kept in ``layout``.
 
     At each update the state is decoded, used in float32 by ``tx``, and encoded anew, in the same pass where ``tx`` runs
-    leaf by leaf; counters and hyperparameters stay as they are. A layout that rounds stochastically draws by the
+    leaf by leaf; counters and hyperparameters stay as they are. Around ``flatten``, which makes one vector of all leaves, a
+    block may span two of them, which then share a scale. A layout that rounds stochastically draws by the
     step, the field, the leaf's path and the place in it: a run is reproducible and does not depend on the sharding.
 
     ``layout`` is one for all leaves, or one for each: ``{glob: layout}``, in which the first glob that matches the
@@ -115,13 +116,13 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
         _refuse_vectors(call, record, chosen)
         kinds = {kind for one in chosen if one is not None for kind in one.kept}
         whole = _around(call, record.tree, named, tuple(kinds))
-        return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance, kind="between")
+        return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance, kind="stored")
 
     by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
     made: dict[tuple[Pair, Layout], Pair] = {}
 
     def alone(pair: Pair, one: Layout) -> Pair:
-        around = _around(call, pair, functools.partial(_the_same, one), one.kept)
+        around = _around(call, pair, functools.partial(_layouts_by_path, call, one), one.kept)
         if one.block is None or record.locality != "elementwise":
             return around
         return around._replace(update=in_one_pass(around.update, one.block, one.draws))
@@ -141,7 +142,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
         lambda state: advance(advance_inner(state)),
     )
     reads = layout.reads if isinstance(layout, Layout) else "leaf"
-    return join(parts, leaf_by_leaf(leaves), leaves, reads=reads, kind="between")
+    return join(parts, leaf_by_leaf(leaves), leaves, reads=reads, kind="stored")
 
 
 LayoutAt = Callable[[str], Layout]
@@ -162,11 +163,6 @@ def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: t
         return updates, StoredState(state.step, new_state)
 
     return Pair(init, update)
-
-
-def _the_same(layout: Layout, tree: Any) -> LayoutAt:
-    del tree
-    return lambda path: layout
 
 
 def _layout_of_each(call: str, layout: Any, tree: Any) -> list[Layout]:
@@ -266,7 +262,7 @@ def refuse_foreign(call: str, record: Record, fix: str) -> None:
 
 def _refuse_kept(call: str, record: Record) -> None:
     for address, part in _with_parts(record.name, record):
-        if part.name in ("stored", "offloaded"):
+        if part.kind in ("stored", "host memory"):
             raise errors.LayoutError(
                 call, expected="parts whose state no other wrapper keeps in its own way", got=f"the part {address}",
                 cause="what is kept already would be kept once more",

@@ -27,7 +27,7 @@ from gradtx.core import (
     transformation,
 )
 from gradtx.errors import Count
-from gradtx.storage.kernels import always
+from gradtx.storage.turns import always
 from gradtx.tree import in_words, is_array, is_inexact, leaf_paths, wide_dtype, widen
 
 _AT_ONCE = 32
@@ -156,7 +156,7 @@ def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransf
         return narrowed, PackedState(new)
 
     update.plan_of = plan_of  # type: ignore[attr-defined]  # by which pack finds it in a chain
-    return join({"inner": record}, Pair(init, update))
+    return join({"inner": record}, Pair(init, update), kind="packed")
 
 
 def pack(params: Any, tx: GradientTransformation) -> Packed:
@@ -173,7 +173,8 @@ def pack(params: Any, tx: GradientTransformation) -> Packed:
     In a loop of your own, ``jax.grad(lambda packed: loss(unpack(packed), batch))`` gives packed gradients.
 
     Around the :func:`packed` may stand what treats all elements alike or reads the whole tree (clipping by the global
-    norm, guards, averages); ``LayoutError`` for what reads single leaves or finds them by name, and for foreign parts.
+    norm, guards, averages); ``LayoutError`` for what reads single leaves, finds them by name or gives them to a user's
+    function (a projection, a measure), and for foreign parts.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> from gradtx.storage import pack, packed, unpack
@@ -355,9 +356,8 @@ def _like(step: jax.Array, update: Any) -> jax.Array:
 
 def plans_in(record: Record) -> Iterator[Any]:
     """For each :func:`packed` in a transformation, what gives the plan of a tree."""
-    plan_of = getattr(record.tree.update, "plan_of", None)
-    if plan_of is not None:
-        yield plan_of
+    if record.kind == "packed":
+        yield record.tree.update.plan_of  # type: ignore[attr-defined]
         return
     for part in record.parts.values():
         yield from plans_in(part)
@@ -376,15 +376,12 @@ def _check_elementwise(call: str, address: str, record: Record) -> None:
     )  # fmt: skip
 
 
-_BY_NAME = ("freeze", "masked", "only", "partition")
-
-
 def _check_around(call: str, address: str, record: Record, params: Any) -> None:
     """Raises where a part outside of ``packed`` would take a vector for a leaf."""
-    if hasattr(record.tree.update, "plan_of"):
+    if record.kind == "packed":
         return
     rules = len(set(record.leaves.resolve(params))) if record.leaves else 0
-    if record.foreign or record.locality == "leaf" or record.name in _BY_NAME or rules > 1:
+    if record.foreign or record.locality == "leaf" or record.kind == "layers" or rules > 1:
         raise errors.LayoutError(
             call, expected="parts around packed(...) that do not tell leaves apart", got=f"the part {address}",
             cause="it would take a vector of many leaves for one",

@@ -84,7 +84,7 @@ def master_weights(tx: GradientTransformation, *, bits: Literal[8, 16] = 16) -> 
             for param, master in zip(flat, jax.tree.leaves(apply_updates(masters, updates)), strict=True)
         ]
         steps = [
-            step if half is None else apply_updates(half[0], -widen(param))
+            step if half is None else _step(half[0], widen(param))
             for step, half, param in zip(jax.tree.leaves(updates), halves, flat, strict=True)
         ]
         remainders = treedef.unflatten([None if half is None else half[1] for half in halves])
@@ -136,6 +136,11 @@ def _masters(remainders: Any, params: Any) -> Any:
     flat, treedef = jax.tree.flatten(params)
     rests = treedef.flatten_up_to(remainders)
     return treedef.unflatten([p if rest is None else _together(p, rest) for p, rest in zip(flat, rests, strict=True)])
+
+
+def _step(new: jax.Array, old: jax.Array) -> jax.Array:
+    """What leads from one to the other; from an infinity to itself, nothing."""
+    return jnp.where(new == old, 0, apply_updates(new, -old))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -11,7 +11,7 @@ from gradtx.core import EmptyState, FactorTree, Functions, GradientTransformatio
 from gradtx.tree import check_same
 
 
-@transformation(locality="tree", real=True)
+@transformation(locality="tree", real=True, kind="layers")
 def project(projection: Callable[[Any], Any]) -> Functions:
     """``u = P(p + g) - p``: the step is taken, and the nearest point of a set is where it ends.
 

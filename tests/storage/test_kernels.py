@@ -14,10 +14,10 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 
 import gradtx
 from gradtx import storage
-from gradtx.storage import kernels
+from gradtx.storage import kernels, programs, tiles, turns
 
-TILES = {"cuda": kernels.for_gpus, "tpu": kernels.for_tpus}
-ALLOWED = {"cuda": kernels.ON_GPUS, "tpu": kernels.ON_TPUS}
+TILES = {"cuda": tiles.for_gpus, "tpu": tiles.for_tpus}
+ALLOWED = {"cuda": programs.ON_GPUS, "tpu": programs.ON_TPUS}
 DEVICES = {"cuda": ("NVIDIA H100", 132, "gpu"), "tpu": ("TPU v5 lite", 1, "tpu")}
 CALLS = {"cuda": r"custom_call @__gpu\$xla.gpu.triton", "tpu": "custom_call @tpu_custom_call"}
 RECIPES = {
@@ -67,14 +67,14 @@ CASES = [
 
 @pytest.mark.parametrize(("platform", "name", "layout", "shape", "dtype"), CASES)
 def test_the_kernel_gives_bit_for_bit_what_the_plain_program_gives(monkeypatch, platform, name, layout, shape, dtype):
-    tiles = TILES[platform](shape, layout.block)
+    cut = TILES[platform](shape, layout.block)
     params = grads(9, shape).astype(dtype)
     expected = steps(storage.stored(RECIPES[name](), layout._replace(block=None)), params)
     used = []
 
     def bind(*operands, program):
         used.append(program)
-        return kernels.by_tiles(operands, program, tiles, ALLOWED[platform], interpret=True)
+        return tiles.by_tiles(operands, program, cut, ALLOWED[platform], interpret=True)
 
     monkeypatch.setattr(kernels._one_pass, "bind", bind)
     found = steps(storage.stored(RECIPES[name](), fresh(layout)), params)
@@ -99,9 +99,9 @@ TURNS = [
 @pytest.mark.parametrize(("name", "layout", "shape", "dtype"), TURNS)
 def test_the_loop_over_tiles_gives_what_the_plain_program_gives(monkeypatch, name, layout, shape, dtype):
     """But for the last digit of a quotient: XLA multiplies divisors, and others in another program."""
-    monkeypatch.setattr(kernels, "AT_ONCE", 512)
-    monkeypatch.setattr(kernels, "LEAST", 1)
-    monkeypatch.setattr(kernels, "by_turns", counted := Counted(kernels.by_turns))
+    monkeypatch.setattr(turns, "AT_ONCE", 512)
+    monkeypatch.setattr(turns, "LEAST", 1)
+    monkeypatch.setattr(kernels, "by_turns", counted := Counted(turns.by_turns))
     params = grads(9, shape).astype(dtype)
     expected = steps(storage.stored(RECIPES[name](), layout._replace(block=None)), params)
     assert counted.calls == 0
@@ -290,3 +290,31 @@ def test_vmap_and_derivatives_are_those_of_the_plain_program():
     state = jax.vmap(tx.init)(many)
     text = lowered(jax.jit(jax.vmap(tx.update)), "cuda", many, state)
     assert not re.findall(CALLS["cuda"], text)
+
+
+def test_under_vmap_what_the_members_share_stays_one_number():
+    tx, plain = (storage.stored(gradtx.ema(0.9), storage.quantized()._replace(block=block)) for block in (32, None))
+    many = jnp.stack([grads(0, (4, 64)), grads(2, (4, 64))])
+    state = tx.init(many[0])
+    out = jax.tree.map(lambda leaf: 0 if leaf.ndim else None, state)
+    found, expected = (jax.vmap(one.update, (0, None), (0, out))(many, state) for one in (tx, plain))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_program_is_exported_for_all_platforms_and_has_kernels_where_these_will_last():
+    tx, grads = storage.stored(gradtx.adamw(1e-2), CODES), jnp.ones((64, 256))
+    platforms = ["cpu", "cuda", "tpu"]
+    exported = jax.export.export(jax.jit(tx.update), platforms=platforms)(grads, tx.init(grads), grads)
+    found, _ = exported.call(grads, tx.init(grads), grads)
+    np.testing.assert_array_equal(found, jax.jit(tx.update)(grads, tx.init(grads), grads)[0])
+
+
+def test_a_kernel_that_fails_is_told_and_replaced_by_the_plain_program(monkeypatch):
+    def failing(*operands):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(kernels, "by_turns", failing)
+    tx, grads = storage.stored(gradtx.ema(0.9), fresh(CODES)), jnp.ones((64, 256))
+    with pytest.warns(UserWarning, match=r"the update of float32\[64,256\] .* RuntimeError: no such instruction"):
+        found, _ = jax.jit(tx.update)(grads, tx.init(grads))
+    np.testing.assert_allclose(found, 0.1 * grads, rtol=1e-6)

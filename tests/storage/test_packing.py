@@ -133,14 +133,21 @@ def test_what_reads_more_than_an_element_is_refused_by_name(tx, part):
 @pytest.mark.parametrize(
     "around",
     [gradtx.clip_by_block_rms(1.0), optax.clip(1.0), gradtx.masked(gradtx.clip_by_global_norm(1.0), "*bias"),
-     gradtx.masked(gradtx.scale(0.5), "*bias")],
-    ids=["a leaf", "foreign", "a name, whole trees", "a name"],
+     gradtx.masked(gradtx.scale(0.5), "*bias"), gradtx.project(lambda params: params),
+     gradtx.monitor({"leaves": lambda updates: len(jax.tree.leaves(updates))})],
+    ids=["a leaf", "foreign", "a name, whole trees", "a name", "a user's projection", "a user's measure"],
 )  # fmt: skip
 def test_packed_parameters_are_refused_where_a_part_around_would_take_a_vector_for_a_leaf(around):
     tx = gradtx.chain(around, packed(gradtx.adam(1e-3)))
     with pytest.raises(errors.LayoutError, match="would take a vector of many leaves for one"):
         pack(tree(), tx)
     tx.update(tree(), tx.init(tree()), tree())
+
+
+def test_packed_parameters_are_refused_where_each_leaf_is_reported_and_not_where_all_are():
+    with pytest.raises(errors.LayoutError, match="the part watch"):
+        pack(tree(), gradtx.watch(packed(gradtx.sgd(0.1)), per_leaf=True))
+    pack(tree(), gradtx.watch(packed(gradtx.sgd(0.1))))
 
 
 def test_parameters_packed_for_another_transformation_are_refused():

@@ -140,6 +140,13 @@ def test_what_is_not_finite_stays_visible_and_a_guard_undoes_it():
     assert after.inner.remainder["w"].tolist() == before.inner.remainder["w"].tolist()
 
 
+def test_an_infinite_parameter_that_does_not_move_stays_infinite():
+    params = jnp.array([jnp.inf, -jnp.inf], jnp.bfloat16)
+    tx = master_weights(gradtx.sgd(0.1))
+    updates, _ = tx.update(jnp.zeros(2), tx.init(params), params)
+    assert gradtx.apply_updates(params, updates).tolist() == params.tolist()
+
+
 def test_parameters_that_something_else_changed_are_taken_as_they_are():
     tx = master_weights(gradtx.sgd(1e-3))
     params = jnp.ones(2, jnp.bfloat16)
