@@ -27,10 +27,12 @@ def round_to(x: jax.Array, dtype: Any, uniform: jax.Array | None = None) -> jax.
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         part = jnp.zeros((), dtype).real.dtype
         return jax.lax.complex(round_to(x.real, part, uniform), round_to(x.imag, part, uniform))
+    if jnp.finfo(dtype).bits >= jnp.finfo(x.dtype).bits:
+        return x.astype(dtype)
     largest = jnp.finfo(dtype).max.astype(x.dtype)
     saturated = cut(x, largest)
     nearest = saturated.astype(dtype)
-    if uniform is None or jnp.finfo(dtype).bits >= jnp.finfo(x.dtype).bits:
+    if uniform is None:
         return nearest
     if (x.dtype, dtype) == (jnp.float32, jnp.bfloat16):  # as below, in a third of the operations
         # The 16 digits that are cut off and as many random ones carry with their probability, into the exponent too.
@@ -71,12 +73,13 @@ def uniform_at(places: jax.Array, seeds: tuple[Any, Any, Any]) -> jax.Array:
 def _neighbour(x: jax.Array, upwards: jax.Array) -> jax.Array:
     """The next number of ``x``'s dtype, up or down: its bits as a sign and a magnitude, one step further."""
     bits = jnp.finfo(x.dtype).bits
-    unsigned = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[bits]
+    unsigned = getattr(jnp, f"uint{bits}")
     pattern = jax.lax.bitcast_convert_type(x, unsigned)
     sign = unsigned(1 << (bits - 1))
     magnitude, negative = pattern & unsigned(~sign), (pattern & sign) != 0
     away = upwards != negative
     stepped = jnp.where(away, magnitude + unsigned(1), magnitude - unsigned(1))
     crossed = jnp.where(upwards, unsigned(1), unsigned(1) | sign)
-    result = jnp.where(magnitude == 0, crossed, stepped | (pattern & sign))
+    stepped = jnp.where(stepped == 0, stepped, stepped | (pattern & sign))  # the negative zero is NaN in some dtypes
+    result = jnp.where(magnitude == 0, crossed, stepped)
     return jax.lax.bitcast_convert_type(result, x.dtype)

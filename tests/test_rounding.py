@@ -10,15 +10,24 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx.rounding import places, round_to, uniform_at
 
-NARROW = (jnp.float16, jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2)
+NARROW = (
+    jnp.float16,
+    jnp.bfloat16,
+    jnp.float8_e4m3fn,
+    jnp.float8_e5m2,
+    jnp.float8_e4m3fnuz,  # without a negative zero
+    jnp.float8_e5m2fnuz,
+    jnp.float4_e2m1fn,
+)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def neighbours(x: float, dtype) -> tuple[float, float]:
     """The numbers of ``dtype`` just below and above ``x`` (both ``x`` where it is one of them), by enumeration."""
     width = jnp.finfo(dtype).bits
+    patterns = np.arange(2**width, dtype=f"uint{8 * np.dtype(dtype).itemsize}")
     with np.errstate(invalid="ignore"):  # the signalling NaN among the patterns
-        everything = np.arange(2**width, dtype=f"uint{width}").view(np.dtype(dtype)).astype(np.float64)
+        everything = patterns.view(np.dtype(dtype)).astype(np.float64)
     finite = np.sort(everything[np.isfinite(everything)])
     x = float(np.clip(x, finite[0], finite[-1]))
     return float(finite[finite <= x][-1]), float(finite[finite >= x][0])
@@ -46,7 +55,7 @@ def test_stochastic_rounding_goes_to_a_neighbour(dtype, x, seed):
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("x", [1.03, -0.7, 3e-3, 1e-6, 0.0, -1.0])
+@pytest.mark.parametrize("x", [1.03, -0.7, 3e-3, -5e-4, 1e-6, 0.0, -1.0])
 def test_stochastic_rounding_is_right_on_average(dtype, x):
     count = 40_000
     below, above = neighbours(x, dtype)
@@ -63,6 +72,15 @@ def test_not_a_number_and_infinities_stay_what_they_are_under_both_roundings():
         for uniform in (None, jnp.full(6, 1 - 2.0**-24, jnp.float32)):
             rounded = np.asarray(round_to(x, dtype, uniform), np.float64)
             np.testing.assert_array_equal(rounded, [np.nan, np.nan, np.inf, -np.inf, largest, -largest])
+
+
+@pytest.mark.parametrize("uniform", [None, 0.5], ids=["nearest", "stochastic"])
+def test_a_wider_dtype_keeps_every_number_as_it_is(uniform):
+    with jax.enable_x64(True):
+        x = jnp.asarray([3.4e38, -1.2e-38, jnp.inf, jnp.nan], jnp.float32)
+        wider = round_to(x, jnp.float64, None if uniform is None else jnp.full(4, uniform, jnp.float32))
+        assert wider.dtype == jnp.float64
+        np.testing.assert_array_equal(wider, np.asarray(x, np.float64))
 
 
 def pcg4d(*words):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxprs_in_params
 
-from gradtx.tree import is_inexact, leaf_paths
+from gradtx.tree import is_inexact, leaf_paths, widen
 
 Run = Callable[[Any, Any, Any], tuple[Any, Any]]
 """``(updates, state, params) -> (updates, state)``; the signals are in it already."""
@@ -102,7 +102,7 @@ def no_fault(faults: Sequence[jax.Array]) -> jax.Array:
 
 def _moved(update: Any, param: Any) -> Any:
     """The new parameter in its own dtype, or the update where the parameter is not known or takes none."""
-    return update if not is_inexact(param) else (param + update).astype(param.dtype)
+    return update if not is_inexact(param) else (widen(param) + widen(update)).astype(param.dtype)
 
 
 @jax.jit

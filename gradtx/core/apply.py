@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradtx import errors
 from gradtx.rounding import Rounding, places, round_to, uniform_at
-from gradtx.tree import check_same, is_inexact, leaf_paths, leaf_seeds, wide_dtype, widen
+from gradtx.tree import check_same, describe_leaf, is_array, is_inexact, leaf_paths, leaf_seeds, wide_dtype
 
 
 def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", key: jax.Array | None = None) -> Any:
@@ -17,7 +17,8 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
     to one of the two neighbours so that the rounding is right on average (Gupta et al. 2015, arXiv:1502.02551). With
     bfloat16 parameters an update below 2^-9 of its parameter is lost by the former and kept on average by the latter.
     A finite sum beyond the largest finite number of the dtype becomes that number; infinities and NaN stay visible.
-    ``None`` leaves present in both trees pass; integer and boolean leaves take only the zeros of a frozen leaf.
+    Python numbers count as arrays. ``None`` leaves present in both trees pass. An integer or boolean leaf stays as it
+    is: its update, of its own dtype or ``float0``, is taken for the zeros of a frozen leaf and not looked at.
 
     Raises ``StructureError`` or ``ShapeError`` where the trees differ, ``DtypeError`` for an update of a leaf that
     cannot take it, ``ArgumentTypeError`` for stochastic rounding without a key.
@@ -41,26 +42,31 @@ def apply_updates(params: Any, updates: Any, *, rounding: Rounding = "nearest", 
     words = None if key is None else jax.random.bits(key, (2,), jnp.uint32)
     applied = []
     for index, (param, update) in enumerate(zip(flat, jax.tree.leaves(updates), strict=True)):
-        param = widen(param) if isinstance(param, float | complex) else param
+        param, update = _as_array(param), _as_array(update)
         if is_inexact(param) and is_inexact(update):
             applied.append(_apply(param, update, None if words is None else (*words, seeds[index])))
-        elif update.dtype in (param.dtype, jax.dtypes.float0):
+        elif is_array(param) and is_array(update) and update.dtype in (param.dtype, jax.dtypes.float0):
             applied.append(param)
         else:
             raise errors.DtypeError(
                 call,
                 expected="an update of floating-point numbers belongs to a parameter of floating-point numbers",
-                got=f"{update.dtype} for a parameter of {param.dtype}",
+                got=f"{describe_leaf(update)} for a parameter {describe_leaf(param)}",
                 at=repr(leaf_paths(params)[index]),
-                cause="a table of integers stands among the parameters",
-                fix="leave it out of training with gradtx.only(tx, where), which gives it the zeros that this accepts",
+                cause="a table of integers, a function or text stands among the parameters",
+                fix="leave it out: a table with gradtx.only(tx, where), which gives it the zeros that this accepts; "
+                "the rest by eqx.filter(model, eqx.is_inexact_array)",
             )
     return treedef.unflatten(applied)
 
 
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf, jnp.result_type(leaf)) if isinstance(leaf, int | float | complex) else leaf
+
+
 @jax.jit
 def _apply(param: jax.Array, update: jax.Array, seeds: tuple[Any, Any, Any] | None) -> jax.Array:
-    wide = jnp.promote_types(wide_dtype(param.dtype), update.dtype)
+    wide = jnp.promote_types(wide_dtype(param.dtype), wide_dtype(update.dtype))
     if jnp.issubdtype(wide, jnp.complexfloating) and not jnp.issubdtype(param.dtype, jnp.complexfloating):
         raise errors.DtypeError(
             "apply_updates(params, updates)", expected="real updates for real parameters", got=str(update.dtype),

@@ -18,6 +18,8 @@ def public(record: Record) -> GradientTransformation:
     """The pair that users hold: checks what can be checked without running, then calls the record's functions."""
 
     def init(params: Any) -> Any:
+        if check := getattr(params, "check_transformation", None):  # a tree that keeps leaves in another form
+            check(record)
         try:
             return beside(params, record.tree.init(params))
         except errors.GradtxError as error:

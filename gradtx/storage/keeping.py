@@ -158,7 +158,7 @@ def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: t
 
     def update(updates, state, params, signals):
         layout_at = layouts(updates if params is None else params)
-        updates, new_state = inner.update(updates, _decode(layout_at, state.inner, kinds), params, signals)
+        updates, new_state = inner.update(updates, _decode(call, layout_at, state.inner, kinds), params, signals)
         new_state = _encode(layout_at, new_state, state.step, signals.get("leaf_seed"), signals.get("places"))
         return updates, StoredState(state.step, new_state)
 
@@ -197,18 +197,31 @@ def _layouts_by_path(call: str, layout: Any, tree: Any) -> LayoutAt:
     return layout_at
 
 
-def _decode(layout_at: LayoutAt, state: Any, kinds: tuple[type, ...]) -> Any:
+def _decode(call: str, layout_at: LayoutAt, state: Any, kinds: tuple[type, ...]) -> Any:
     def decode(path: str, role: Role, value: Any) -> Any:
-        del path
         if not role.like_params:
             return value
         kept, treedef = jax.tree.flatten(value, is_leaf=lambda node: is_kept(_again(kinds, node)))
-        paths = leaf_paths(treedef.unflatten([0] * len(kept)))
-        return treedef.unflatten(
-            [layout_at(at).decode(_again(kinds, one), role) for at, one in zip(paths, kept, strict=True)]
-        )
+        arrays = []
+        for at, one in zip(leaf_paths(treedef.unflatten([0] * len(kept))), kept, strict=True):
+            layout, known = layout_at(at), _again(kinds, one)
+            arrays.append(layout.decode(known, role))
+            _check_kept(call, layout, role, arrays[-1], known, "/".join(filter(None, [path, at])))
+        return treedef.unflatten(arrays)
 
     return map_fields(decode, state)
+
+
+def _check_kept(call: str, layout: Layout, role: Role, array: jax.Array, kept: Any, at: str) -> None:
+    """Raises where this is not how the layout keeps the array: what is done with the state would be kept so, too."""
+    again = jax.eval_shape(lambda array: layout.encode(array, role, None), array)
+    form, found = (jax.tree.map(lambda leaf: str(leaf.dtype), one) for one in (again, kept))
+    if form != found:
+        raise errors.StructureError(
+            call, expected=f"a state that is kept in this layout, {form}", got=str(found), at=repr(at),
+            cause="it was made with another layout, or was read from a checkpoint of one",
+            fix="go on with the layout that it was made with, or write state = tx.init(params)",
+        )  # fmt: skip
 
 
 def _again(kinds: tuple[type, ...], value: Any) -> Any:

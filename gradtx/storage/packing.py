@@ -64,6 +64,11 @@ class Packed:
     small: dict[str, Any]
     plan: Plan
 
+    def check_transformation(self, record: Record) -> None:
+        """Raises where a transformation that is given this tree would take a vector for a leaf."""
+        like = [jax.ShapeDtypeStruct(*of) for of in zip(self.plan.shapes, self.plan.dtypes, strict=True)]
+        _check_around(str(record.call), record.name, record, self.plan.treedef.unflatten(like))
+
 
 @transformation
 def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransformation:

@@ -17,7 +17,7 @@ from gradtx.training.keys import typed_key
 from gradtx.training.loss_form import Loss, call_loss, check_loss, examples_in
 from gradtx.training.state import TrainState, create_train_state
 from gradtx.training.step import make_eval_step, make_train_step
-from gradtx.tree import squared_norm
+from gradtx.tree import is_inexact, squared_norm, widen
 
 
 class GradientNoise(NamedTuple):
@@ -50,7 +50,8 @@ def gradient_noise(
 
     Every batch uses the same random key and model state, so what is measured is the choice of examples alone. (With
     batch normalization the loss of an example depends on its batch, and the gradient is then biased.) One program is
-    compiled for the batches, and one of the same size serves the full gradient.
+    compiled for the batches, and one of the same size serves the full gradient. Gradients are in the dtypes of the
+    parameters, sums and norms in float32 or wider; integers among the parameters have none.
 
     Raises:
         BatchError: The data hold no full batch.
@@ -230,15 +231,19 @@ def _loss_of(eval_step: Callable[..., Any], state: TrainState, data: Any) -> flo
 
 
 @functools.lru_cache(maxsize=16)
-def _gradient_of(loss: Loss) -> Callable[[TrainState, Any], Any]:
-    """The compiled gradient of a batch; batches of equal size share one program."""
+def _gradient_of(loss: Loss) -> Callable[[TrainState, Any], list[jax.Array]]:
+    """The compiled gradient of a batch, by the inexact parameters and in float32 or wider, to be summed.
+
+    Batches of equal size share one program.
+    """
 
     @jax.jit
-    def gradient(state: TrainState, batch: Any) -> Any:
+    def gradient(state: TrainState, batch: Any) -> list[jax.Array]:
         def value(params: Any) -> jax.Array:
             return call_loss(loss, frozenset(), params, state.model_state, batch, typed_key(state.key))[0]
 
-        return jax.grad(value)(state.params)
+        grads = jax.tree.leaves(jax.grad(value, allow_int=True)(state.params))
+        return [widen(leaf) for leaf in grads if is_inexact(leaf)]
 
     return gradient
 

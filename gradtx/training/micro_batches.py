@@ -10,7 +10,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from gradtx.combinators.holding import all_finite, choose
 from gradtx.errors import BatchError
-from gradtx.tree import path_name
+from gradtx.tree import path_name, wide_dtype
 
 
 class Evaluated(NamedTuple):
@@ -75,7 +75,7 @@ def means_over_parts(
 
 def _none_yet(shape: Evaluated, model_state: Any) -> _Means:
     def zero(like: Any) -> jax.Array:
-        return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+        return jnp.zeros(like.shape, wide_dtype(like.dtype))
 
     value, metrics, grads = jax.tree.map(zero, (shape.value, shape.metrics, shape.grads))
     evaluated = Evaluated(value, metrics, grads, model_state)

@@ -35,8 +35,9 @@ def microbatch(
         accumulator: ``"sum"``, ``"mean"`` or ``"concat"``, or a tree of them that is a prefix of the result.
 
     Returns:
-        The function. Sums and means are in float32 or wider, but for sums of integers. A part takes every so manieth
-        example, so that each device has a share of each part of a batch that is split among devices.
+        The function. Sums and means are in float32 or wider; sums of integers and booleans in the dtype of
+        ``jnp.sum``, int32 for bool and int8. A part takes every so manieth example, so that each device has a share of
+        each part of a batch that is split among devices.
 
     Raises, when the function is called:
         BatchError: The batches have several lengths, or none.
@@ -223,7 +224,7 @@ def _kinds(call: str, accumulator: Any, tree: Any) -> list[str]:
 
 
 def _summand(leaf: jax.Array, kind: str, share: float) -> jax.Array:
-    return _wide(leaf) * share if kind == "mean" else widen(leaf)
+    return _wide(leaf) * share if kind == "mean" else jnp.sum(widen(leaf)[None], 0)  # booleans and short integers too
 
 
 def _reduced(leaf: jax.Array, kind: str) -> jax.Array:

@@ -10,9 +10,10 @@ from jax.sharding import PartitionSpec
 from gradtx.errors import BatchError
 from gradtx.training.micro_batches import Evaluated, has_equation, length_of
 from gradtx.training.parallel import Devices
+from gradtx.training.sharded_state import EVERYWHERE
+from gradtx.tree import wide_dtype
 
 Agreed = Callable[[jax.Array], jax.Array]
-Everywhere = PartitionSpec()
 
 
 def over_devices(
@@ -80,11 +81,11 @@ def over_devices(
     shapes = jax.tree.structure(params)
     in_specs = (
         shapes.unflatten([_along(dimension, axis) for dimension in gathered]),
-        Everywhere, Everywhere, along, [along if cut else Everywhere for cut in is_split],
+        EVERYWHERE, EVERYWHERE, along, [along if cut else EVERYWHERE for cut in is_split],
     )  # fmt: skip
     grads = [_along(dimension, axis) for dimension in scattered]
-    found: Any = (Everywhere, Everywhere, grads, Everywhere)
-    out_specs = (Evaluated(*found), Everywhere)
+    found: Any = (EVERYWHERE, EVERYWHERE, grads, EVERYWHERE)
+    out_specs = (Evaluated(*found), EVERYWHERE)
     run = jax.shard_map(
         on_shard, mesh=devices.mesh, in_specs=in_specs, out_specs=out_specs, axis_names={axis}, check_vma=False
     )
@@ -142,7 +143,7 @@ def counted_alike(found: Evaluated, devices: Devices) -> Evaluated:
     share = jnp.where(mean == 0, 1, examples / jnp.where(mean == 0, 1, mean))
 
     def weighted(leaf: jax.Array) -> jax.Array:
-        return jnp.where(share == 0, 0, leaf) * share.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        return jnp.where(share == 0, 0, leaf) * share.astype(wide_dtype(leaf.dtype))
 
     metrics = {**jax.tree.map(weighted, found.metrics), "examples": mean}
     return found._replace(value=weighted(found.value), metrics=metrics)
@@ -163,7 +164,7 @@ def _rows(leaf: Any, count: int, size: int, longer: int) -> jax.Array:
 
 
 def _along(dimension: int | None, axis: str) -> PartitionSpec:
-    return Everywhere if dimension is None else PartitionSpec(*[None] * dimension, axis)
+    return EVERYWHERE if dimension is None else PartitionSpec(*[None] * dimension, axis)
 
 
 def _together(found: Evaluated, scattered: list[int | None], axis: str) -> Evaluated:
@@ -175,7 +176,7 @@ def _together(found: Evaluated, scattered: list[int | None], axis: str) -> Evalu
     share = jnp.where(is_empty, 1 / jax.lax.axis_size(axis), weight / jnp.where(is_empty, 1, total))
 
     def weighted(leaf: jax.Array) -> jax.Array:
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = leaf.astype(wide_dtype(leaf.dtype))
         return jnp.where(share == 0, 0, wide) * share.astype(wide.real.dtype)
 
     def mean(leaf: jax.Array) -> jax.Array:

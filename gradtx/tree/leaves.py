@@ -22,7 +22,8 @@ def is_inexact(leaf: Any) -> bool:
 
 def wide_dtype(dtype: Any) -> Any:
     """The dtype of arithmetic on ``dtype``: itself, or float32 where it is narrower (complex64 stays complex64)."""
-    return jnp.promote_types(dtype, jnp.float32)
+    is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if is_narrow else jnp.promote_types(dtype, jnp.float32)  # it refuses 8 bits
 
 
 def widen(leaf: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradtx
-from gradtx import errors
+from gradtx import errors, storage
 
 
 def test_a_finite_update_saturates_and_infinities_and_nan_stay_visible():
@@ -49,15 +49,51 @@ def test_the_sum_is_rounded_once():
     assert float(gradtx.apply_updates(jnp.ones((), jnp.bfloat16), update)) == 1.0 + 2.0**-7
 
 
-def test_integer_parameters_take_only_the_zeros_of_a_frozen_leaf():
+def test_integer_parameters_stay_as_they_are():
     params = {"table": jnp.arange(3), "w": jnp.ones(2)}
     gradient = jax.grad(lambda p: jnp.sum(p["w"]) * p["table"][0], allow_int=True)(params)
     tx = gradtx.only(gradtx.sgd(0.5), "w")
     updates, _ = tx.update(gradient, tx.init(params), params)
-    assert gradtx.apply_updates(params, updates)["table"].tolist() == [0, 1, 2]
-    assert gradtx.apply_updates(params, {**gradient, "w": jnp.ones(2)})["w"].tolist() == [2.0, 2.0]
+    for of_table in (updates["table"], gradient["table"], jnp.ones(3, jnp.int32)):
+        after = gradtx.apply_updates(params, {"table": of_table, "w": jnp.ones(2)})
+        assert after["table"].tolist() == [0, 1, 2] and after["w"].tolist() == [2.0, 2.0]
     with pytest.raises(errors.DtypeError, match="at 'table'"):
         gradtx.apply_updates(params, {"table": jnp.ones(3), "w": jnp.ones(2)})
+
+
+def test_python_numbers_count_as_arrays():
+    numbers = {"c": 1j, "n": 3, "w": 1.0}
+    after = gradtx.apply_updates(numbers, {"c": 0.5, "n": 0, "w": 0.5})
+    assert after == {"c": 0.5 + 1j, "n": 3, "w": 1.5} and all(map(gradtx.tree.is_array, after.values()))
+    assert gradtx.apply_updates({"w": jnp.ones(())}, {"w": 0.5})["w"] == 1.5
+    for param, update in ((1, 0.5), (1.0, 1), (jnp.sin, jnp.sin)):
+        with pytest.raises(errors.DtypeError, match="at 'w'"):
+            gradtx.apply_updates({"w": param}, {"w": update})
+
+
+OPTIMIZERS = {
+    "adam": gradtx.adam(2.0),
+    "sgd": gradtx.sgd(2.0),
+    "guarded": gradtx.skip_nonfinite(gradtx.sgd(2.0)),
+    "stored": storage.stored(gradtx.adam(2.0), storage.cast("bfloat16")),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float4_e2m1fn], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+@pytest.mark.parametrize("key", [None, jax.random.key(0)], ids=["nearest", "stochastic"])
+def test_parameters_and_updates_of_8_bits_and_less_train(tx, dtype, key):
+    """The gradient is one: a step is -2 with all of them, and every sum here is a number of the dtype."""
+    params = jnp.asarray([1.0, 6.0, -2.0], dtype)
+    state = tx.init(params)
+    updates, after = jax.jit(tx.update)(jnp.ones(3, dtype), state, params)
+    assert updates.dtype == jnp.float32
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    for given in (updates, updates.astype(dtype)):
+        rounding = "nearest" if key is None else "stochastic"
+        trained = gradtx.apply_updates(params, given, rounding=rounding, key=key)
+        assert trained.dtype == dtype
+        assert np.asarray(trained, np.float32).tolist() == [-1.0, 4.0, -4.0]
 
 
 @pytest.mark.parametrize(

@@ -71,17 +71,38 @@ def test_scan_jit_and_vmap_agree_with_single_steps(make):
 
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
     after, updates = jax.jit(lambda state: jax.lax.scan(body, state, stack(many)))(state)
-    assert_same_training(updates, stack(single))
     assert types(after) == types(expected)
+    assert_same_training(updates, stack(single))
+    assert_same_codes(after, expected)
     out, _ = jax.jit(jax.vmap(tx.update, in_axes=(0, None, None)))(stack(many), state, PARAMS)
-    assert_same_training(jax.tree.map(lambda leaf: leaf[0], out), single[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-7), out, single[0])
 
 
 def assert_same_training(actual, expected):
-    """Where a compiler rounds a number to the other side of half a code, one step differs by that code."""
+    """Where a compiler rounds a number to the other side of half a code, the next steps differ by that code.
+
+    In Adam that is at most the largest step of the block: near zero a code of the mean is ``s / 2 H``, and the smallest
+    root of a mean square ``sqrt(s) / 2 H``. Before the first step nothing was rounded.
+    """
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         close = np.isclose(a, b, rtol=1e-4, atol=1e-7)
-        assert close.mean() >= 0.99
+        assert close[0].all() and close.mean() >= 0.99
+        assert np.all(close | (np.abs(a - b) <= np.abs(b).max()))
+
+
+def assert_same_codes(actual, expected):
+    """Integers of 8 bits, or two of 4 in one, may differ by one, and bfloat16 by its last digit; few of them do."""
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        kind, a, b = a.dtype, np.asarray(a), np.asarray(b)
+        if kind == jnp.bfloat16:
+            a, b = (np.asarray(x, np.float32) for x in (a, b))
+            assert np.all(np.abs(a - b) <= 2.0**-7 * np.abs(b))
+        elif kind in (jnp.int8, jnp.uint8):
+            halves = ((a & 15, b & 15), (a >> 4, b >> 4)) if kind == jnp.uint8 else ((a, b),)
+            assert all(np.abs(x.astype(np.int32) - y.astype(np.int32)).max() <= 1 for x, y in halves)
+        else:
+            continue
+        assert (a == b).mean() >= 0.99
 
 
 @every_composition

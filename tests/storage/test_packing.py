@@ -150,6 +150,24 @@ def test_packed_parameters_are_refused_where_each_leaf_is_reported_and_not_where
     pack(tree(), gradtx.watch(packed(gradtx.sgd(0.1))))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gradtx.lamb(1e-2),
+        lambda: gradtx.muon(1e-2),
+        lambda: gradtx.chain(gradtx.adaptive_grad_clip(0.01), packed(gradtx.adamw(1e-2))),
+        lambda: gradtx.adamw(1e-2, weight_decay=1.0, mask=lambda path, leaf: leaf.ndim > 1),
+        lambda: stored(gradtx.adamw(1e-2), quantized()),
+    ],
+    ids=["a norm of a leaf", "matrices", "a norm around", "a mask", "blocks"],
+)
+def test_packed_parameters_are_refused_by_what_was_not_packed_for_them(make):
+    params = pack(tree(), packed(gradtx.adamw(1e-2)))
+    with pytest.raises(errors.LayoutError, match="would take a vector of many leaves for one"):
+        make().init(params)
+    gradtx.adamw(1e-2).init(params)  # to which all elements are alike
+
+
 def test_parameters_packed_for_another_transformation_are_refused():
     with pytest.raises(errors.StructureError, match="write params = pack"):
         packed(gradtx.adamw(1e-3, mask=matrices, weight_decay=0.1)).init(pack(tree(), packed(gradtx.adam(1e-3))))

@@ -280,3 +280,19 @@ def test_bytes_of_what_is_no_transformation_are_refused():
     with pytest.raises(errors.ArgumentTypeError, match="a constructor has to be called first"):
         storage.state_bytes(gradtx.adamw, jnp.ones(2))
     assert storage.state_bytes(tuple(gradtx.sgd(0.1, momentum=0.9)), jnp.ones(2)) == 8
+
+
+@pytest.mark.parametrize(
+    ("made_with", "used_with"),
+    [
+        (storage.cast("bfloat16"), {}),
+        ({}, storage.cast("bfloat16")),
+        ({}, storage.quantized()),
+        (storage.quantized(), storage.quantized(bits=4)),
+    ],
+)
+def test_a_state_of_another_layout_is_refused(made_with, used_with):
+    params = {"w": jnp.ones((2, 32))}
+    first, second = (storage.stored(gradtx.adamw(1e-2), layout) for layout in (made_with, used_with))
+    with pytest.raises(errors.StructureError, match="another layout"):
+        second.update(params, first.init(params), params)

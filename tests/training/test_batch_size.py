@@ -11,6 +11,7 @@ from gradtx import errors, training
 EXAMPLES = 24
 RANDOM = np.random.default_rng(0)
 DATA = {"x": RANDOM.normal(size=(EXAMPLES, 3)).astype(np.float32), "y": RANDOM.normal(size=EXAMPLES).astype(np.float32)}
+PARAMS = jnp.array([0.5, -1.0, 2.0])
 
 
 def squared_error(params, batch):
@@ -20,8 +21,9 @@ def squared_error(params, batch):
 LOSS = training.from_plain(squared_error)
 
 
-def a_state(params=(0.5, -1.0, 2.0)):
-    return training.create_train_state(jnp.array(params), gradtx.sgd(0.1), key=jax.random.key(0))
+def a_state(params=PARAMS):
+    tx = gradtx.only(gradtx.sgd(0.1), lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating))
+    return training.create_train_state(jax.tree.map(jnp.array, params), tx, key=jax.random.key(0))
 
 
 def gradients_of_examples(params):
@@ -46,6 +48,25 @@ def test_a_ragged_last_batch_is_left_out_of_the_noise_but_not_of_the_full_gradie
     full = gradients_of_examples([0.5, -1.0, 2.0]).mean(0)
     np.testing.assert_allclose(noise.squared_norm, np.sum(full**2), rtol=1e-5)
     assert noise.bias < 4 * noise.bias_error
+
+
+def test_low_precision_rounds_the_gradients_and_not_their_sums():
+    """Of 1,200 batches: a sum in bfloat16 loses what is below 2^-9 of it, so it stops after a few hundred."""
+    data = jax.tree.map(lambda leaf: np.concatenate([leaf] * 100), DATA)
+    wide, low = (
+        training.gradient_noise(LOSS, a_state(params), data, 2, key=jax.random.key(1))
+        for params in (PARAMS, PARAMS.astype(jnp.bfloat16))
+    )
+    np.testing.assert_allclose(low.squared_norm, wide.squared_norm, rtol=2.0**-8)
+    np.testing.assert_allclose(low.variance, wide.variance, rtol=2.0**-8)
+    assert low.bias < 2.0**-8 * np.sqrt(wide.squared_norm)
+
+
+def test_integers_among_the_parameters_have_no_gradient():
+    loss = training.from_plain(lambda params, batch: squared_error(params["w"], batch) * params["scale"][0])
+    state = a_state({"scale": jnp.ones(2, jnp.int32), "w": PARAMS})
+    found = training.gradient_noise(loss, state, DATA, 4, key=jax.random.key(1))
+    assert found == training.gradient_noise(LOSS, a_state(), DATA, 4, key=jax.random.key(1))
 
 
 def test_batches_of_one_size_are_compiled_once():

@@ -58,6 +58,18 @@ def test_sums_of_half_precision_are_wide_and_means_do_not_overflow():
     np.testing.assert_allclose(large, 3e38, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [bool, jnp.int8, jnp.uint8, jnp.int32])
+def test_booleans_and_short_integers_are_summed_as_jnp_sum_does(dtype):
+    ones = jnp.ones(200, dtype)
+    expected = jnp.sum(ones)
+    for found in (
+        microbatch(lambda x: x[0], 0, 1)(ones),
+        micro_vmap(lambda x: x, microbatch_size=1, accumulator="sum")(ones),
+        micro_vmap(lambda x: x, microbatch_size=150, accumulator="sum")(ones),
+    ):
+        assert found == expected == 200 and found.dtype == expected.dtype
+
+
 def test_some_arguments_are_batches_and_numbers_go_to_every_part():
     f = microbatch(lambda w, batch: jnp.sum(batch["x"] @ w) * batch["scale"], 1, 5)
     np.testing.assert_allclose(f(W, {"x": X, "scale": 3.0}), 3 * jnp.sum(X @ W), rtol=1e-5)
