@@ -32,7 +32,8 @@ class Leaves(NamedTuple):
 
     ``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object. ``advance(state)`` is
     called once before the leaves and takes what they share (counters, schedules, weights) to the next step, so that no
-    scalar is computed once for each leaf. It sees ``None`` for the fields that are like the parameters.
+    scalar is computed once for each leaf. It sees ``None`` for the fields that are like the parameters, and for what it
+    only passes on.
     """
 
     resolve: Callable[[Any], list[Pair]]
@@ -51,7 +52,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
     steps: dict[Pair, Callable[..., Any]] = {}
 
     def advance(state: Any) -> Any:
-        return state if state is None else cast_like(leaves.advance(state), state)
+        return state if state is None else cast_like(leaves.advance(state), state, passing=True)
 
     def init(params: Any) -> Any:
         flat, treedef = jax.tree.flatten(params)

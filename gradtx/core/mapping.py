@@ -83,7 +83,11 @@ def map_params(
             return None if x is None else f(x, *r)
         # codes and their scales: by role, too
         shaped = [_is_shaped(role) for role in roles(type(x)).values()]
-        return type(x)(*(f(part, *r) if like else on_others(part) for part, like in zip(x, shaped, strict=True)))
+        parts = [
+            jax.tree.map(f, part, *r, is_leaf=is_leaf) if like else on_others(part)
+            for part, like in zip(x, shaped, strict=True)
+        ]
+        return type(x)(*parts)
 
     def on_others(field: Any) -> Any:
         return field if transform_non_params is None else jax.tree.map(transform_non_params, field)

@@ -8,8 +8,10 @@ A state is a ``NamedTuple`` whose fields are annotated with one of the roles bel
 A ``...Tree`` field is a tree like the parameters (in a unit written for one array: one array). Its numbers are moments,
 of both signs or non-negative; **positions**, which belong to a point as they stand (iterates, averages of parameters,
 distances between them, the gradient there); **accumulated** over all steps, sums and products to which each step adds
-little; or **factors**, which stand for numbers of another shape. The other fields are shared by all leaves. ``Nested``
-holds states of other transformations; dictionaries and tuples of states are walked as well.
+little; or **factors**, which stand for numbers of another shape. The other fields are shared by all leaves. What is
+**passed** lives within one update alone: ``advance`` makes it for all leaves, and between updates it is ``None``, since
+each number of a state costs as much as thousands of a parameter's. ``Nested`` holds states of other transformations;
+dictionaries and tuples of states are walked as well.
 """
 
 import functools
@@ -20,7 +22,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from gradtx.tree import path_name
+from gradtx.tree import path_name, strong
 
 S = TypeVar("S")
 
@@ -38,6 +40,7 @@ FactorTree = Annotated[Any, Role("factor", True)]
 PositionTree = Annotated[Any, Role("position", True)]
 AccumulatedTree = Annotated[Any, Role("accumulated", True)]
 SignedScalar = Annotated[Any, Role("signed", False)]
+Passed = Annotated[Any, Role("passed", False)]
 Counter = Annotated[Any, Role("counter", False)]
 Key = Annotated[Any, Role("key", False)]
 Hyperparameter = Annotated[Any, Role("hyperparameter", False)]
@@ -82,6 +85,58 @@ def is_state(value: Any) -> bool:
 def is_kept(value: Any) -> bool:
     """Whether ``value`` is what a layout keeps of one array in several: a state where a field has an array."""
     return is_state(value) and len(value) > 0
+
+
+def per_leaf(treedef: Any, field: Any) -> list[Any]:
+    """What a field has for each leaf of ``treedef``: an array, or what is kept of it. The inverse of :func:`tree_of`.
+
+    Raises ``ValueError`` where the field does not have this structure.
+    """
+    return treedef.flatten_up_to(boxes_around(field))
+
+
+def tree_of(treedef: Any, column: list[Any]) -> Any:
+    """The field that has this for each leaf. A box holds one array: ``Codes(Box(codes), Box(scales))``.
+
+    ``flax.nnx.Optimizer`` makes dictionaries of any container in a variable, so its state would change its type.
+    """
+    field = treedef.unflatten(column)
+    if not any(map(is_kept, column)):
+        return field
+
+    def is_around(node: Any) -> bool:
+        box = _opened(node)
+        return box is not None and is_kept(box[1])
+
+    def within(node: Any) -> Any:
+        box = _opened(node)
+        if box is None or not is_kept(box[1]):
+            return node
+        around, kept = box
+        return type(kept)(*(around.unflatten([part]) for part in kept))
+
+    return jax.tree.map(within, field, is_leaf=is_around)
+
+
+def boxes_around(field: Any) -> Any:
+    """``Box(Codes(codes, scales))`` for ``Codes(Box(codes), Box(scales))``: a field like the parameters in boxes."""
+
+    def around(node: Any) -> Any:
+        boxes = [box for box in map(_opened, node) if box is not None] if is_kept(node) else []
+        if not boxes or len(boxes) < len(node):
+            return node
+        return boxes[0][0].unflatten([type(node)(*(part for _, part in boxes))])
+
+    return jax.tree.map(around, field, is_leaf=is_kept)
+
+
+def _opened(node: Any) -> tuple[Any, Any] | None:
+    """The structure and the content of a box, which is what :func:`gradtx.tree.leaf_paths` takes for one."""
+    children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+    if len(children) != 1:
+        return None
+    path, content = children[0]
+    return (treedef, content) if [getattr(key, "name", None) for key in path] == ["value"] else None
 
 
 def map_fields(function: Callable[[str, Role, Any], Any], state: Any, path: str = "") -> Any:
@@ -132,17 +187,22 @@ def with_shared(state: Any, new: Any) -> Any:
     return type(state)(*fields)
 
 
-def cast_like(state: Any, old: Any) -> Any:
+def cast_like(state: Any, old: Any, passing: bool = False) -> Any:
     """``state`` in the dtypes and the memories of ``old``, never weakly typed: what makes a state's type a fixpoint.
 
-    A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there.
+    A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there. So is what ``old``
+    does not pass on, unless it is only now ``passing``.
     """
     if state is None:
         return None
     if isinstance(state, dict):
-        return {name: cast_like(value, old[name]) for name, value in state.items()}
-    if is_state(state):  # what is kept of an array may be a dictionary in ``old``, see Layout
-        return type(state)(*map(cast_like, state, old if isinstance(old, tuple) else [old[at] for at in state._fields]))
+        return {name: cast_like(value, old[name], passing) for name, value in state.items()}
+    if is_state(state):
+        fields = []
+        for role, new, was in zip(roles(type(state)).values(), state, old, strict=True):
+            is_passed = role.kind == "passed" and was is None
+            fields.append(cast_like(new, was, passing) if not is_passed else strong(new) if passing else None)
+        return type(state)(*fields)
     return jax.tree.map(_array_like, state, old)
 
 
@@ -172,7 +232,7 @@ def split(state: Any, treedef: Any) -> list[Any]:
     columns = [
         split(value, treedef)
         if role.kind == "nested"
-        else treedef.flatten_up_to(value)
+        else per_leaf(treedef, value)
         if role.like_params
         else [value] * count
         for role, value in zip(roles(type(state)).values(), state, strict=True)
@@ -185,7 +245,8 @@ def split(state: Any, treedef: Any) -> list[Any]:
 def merge(states: list[Any], treedef: Any) -> Any:
     """The state of the tree from the states of its leaves: the inverse of :func:`split`.
 
-    A leaf that keeps no state gives ``None``; shared fields are those of the first leaf that has any.
+    A leaf that keeps no state gives ``None``; shared fields are those of the first leaf that has any, and what was
+    passed on has an end.
     """
     example = next((state for state in states if state is not None), None)
     if example is None:
@@ -198,7 +259,7 @@ def merge(states: list[Any], treedef: Any) -> Any:
         if role.kind == "nested":
             fields.append(merge(column, treedef))
         elif role.like_params:
-            fields.append(treedef.unflatten(column))
+            fields.append(tree_of(treedef, column))
         else:
-            fields.append(getattr(example, name))
+            fields.append(None if role.kind == "passed" else getattr(example, name))
     return type(example)(*fields)

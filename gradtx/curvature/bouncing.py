@@ -48,7 +48,8 @@ def stability(
     learning_rate`` (together 38 / learning_rate for ``b1 = 0.9``)::
 
         v = state["scale_by_adam"].denominator
-        p = jax.tree.map(lambda m: jnp.sqrt(m / v["bias_correction"].weight) + eps, v["mean_square"].mean_square)
+        weight = -jnp.expm1(v["bias_correction"].step * v["bias_correction"].mean_log_decay)
+        p = jax.tree.map(lambda m: jnp.sqrt(m / weight) + eps, v["mean_square"].mean_square)
         stability(hessian(loss, params, batch), (1 - b1) * learning_rate, key=key, momentum=b1, preconditioner=p)
 
     Args:

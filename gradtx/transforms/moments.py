@@ -16,6 +16,7 @@ from gradtx.core import (
     Functions,
     GradientTransformation,
     NonNegativeTree,
+    Passed,
     SignedScalar,
     SignedTree,
     first_step,
@@ -61,7 +62,7 @@ def ema(decay: errors.Decay, *, output_decay: errors.Decay | None = None) -> Gra
 
 
 class MeanSquareState(NamedTuple):
-    step: Counter
+    step: Counter  # None with a decay, which is the same at every step
     mean_square: NonNegativeTree
 
 
@@ -85,10 +86,10 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
     """
 
     def init(param):
-        return MeanSquareState(first_step(), jnp.full_like(param.real, initial_value))
+        return MeanSquareState(first_step() if decay is None else None, jnp.full_like(param.real, initial_value))
 
     def advance(state):
-        return state._replace(step=next_step(state.step))
+        return state if state.step is None else state._replace(step=next_step(state.step))
 
     def update(update, state):
         squares = finite_square(update)
@@ -104,7 +105,7 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
 class VarianceState(NamedTuple):
     step: Counter
     mean_log_decay: SignedScalar
-    share: SignedScalar
+    share: Passed
     mean: SignedTree
     variance: NonNegativeTree
 
@@ -135,9 +136,8 @@ def variance(
     """
 
     def init(param):
-        mean_log_decay, share = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
         mean, variance = jnp.zeros_like(param), jnp.full_like(param.real, initial_value)
-        return VarianceState(first_step(), mean_log_decay, share, mean, variance)
+        return VarianceState(first_step(), jnp.zeros((), jnp.float32), None, mean, variance)
 
     def advance(state):
         step = next_step(state.step)
@@ -218,7 +218,7 @@ def absolute_value(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
 class BiasCorrectionState(NamedTuple):
     step: Counter
     mean_log_decay: SignedScalar
-    weight: SignedScalar
+    weight: Passed
 
 
 @transformation(locality="elementwise")
@@ -240,7 +240,7 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
 
     def init(param):
         del param
-        return BiasCorrectionState(first_step(), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        return BiasCorrectionState(first_step(), jnp.zeros((), jnp.float32), None)
 
     def advance(state):
         step = next_step(state.step)

@@ -179,7 +179,7 @@ def test_an_ensemble_trains_under_filter_vmap():
         return eqx.apply_updates(model, updates), state
 
     after, state = step(models)
-    assert state["scale_by_adam"].denominator["mean_square"].step.shape == (3,)
+    assert state["scale_by_adam"].denominator["bias_correction"].step.shape == (3,)
     alone = jax.tree.map(lambda leaf: leaf[1], arrays(models))
     grads = eqx.filter_grad(model_loss)(eqx.combine(alone, Network(jax.random.key(0))))
     updates, _ = tx.update(grads, tx.init(alone), alone)

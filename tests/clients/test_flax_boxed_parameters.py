@@ -61,7 +61,18 @@ def test_the_specification_of_a_state_is_that_of_its_parameters(tx):
     assert SPECS in trees and trees.count(SPECS) == sum(isinstance(tree, dict) for tree in trees)
 
 
-@every_optimizer
+CODES = {
+    "8 bits": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.quantized(rounding="stochastic")),
+    "4 bits, some": gradtx.storage.stored(
+        gradtx.adam(1e-2), {"*bias": None, "*": gradtx.storage.quantized(bits=4, rounding="stochastic")}
+    ),
+    "of whole trees": gradtx.storage.stored(
+        gradtx.accumulate(gradtx.adam(1e-2), 2), gradtx.storage.quantized(rounding="stochastic")
+    ),
+}
+
+
+@pytest.mark.parametrize("tx", [*OPTIMIZERS.values(), *CODES.values()], ids=[*OPTIMIZERS, *CODES])
 def test_boxed_parameters_train_as_unboxed_ones(tx):
     def steps(weights):
         state = tx.init(weights)
@@ -76,6 +87,30 @@ def test_boxed_parameters_train_as_unboxed_ones(tx):
     inside, outside = nn.unbox(steps(boxed())), steps(nn.unbox(boxed()))
     for a, b in zip(*map(jax.tree.leaves, (inside, outside)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [*CODES.values(), gradtx.storage.offloaded(CODES["8 bits"], where="*/kernel")],
+    ids=[*CODES, "8 bits, some in the host's memory"],
+)
+def test_a_box_holds_one_array_of_what_is_kept(tx):
+    """Codes and scales have each their own box, so each array has a specification, a sharding and a role."""
+    state = tx.init(boxed())
+    mean = gradtx.tree.get(state, "ema/mean")["Dense_0"]["kernel"]
+    assert [type(part) for part in mean] == [nn.Partitioned] * 2
+    assert type(mean) is type(gradtx.tree.get(tx.init(nn.unbox(boxed())), "ema/mean")["Dense_0"]["kernel"])
+    specs = nn.get_partition_spec(state)
+    assert len(jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, P))) == len(jax.tree.leaves(state))
+
+    names = gradtx.map_params(tx, lambda x: "x", state, transform_non_params=lambda x: "other")
+    plain = gradtx.map_params(tx, lambda x: "x", tx.init(nn.unbox(boxed())), transform_non_params=lambda x: "other")
+    assert nn.unbox(names) == plain
+
+    mesh = jax.sharding.AbstractMesh((2,), ("data",))
+    found = gradtx.training.state_sharding(tx, boxed(), mesh)
+    assert nn.unbox(found) == gradtx.training.state_sharding(tx, nn.unbox(boxed()), mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
 
 
 @every_optimizer

@@ -76,7 +76,15 @@ OPTIMIZERS = {
 every_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
-@every_optimizer
+QUANTIZED = {
+    "8 bits": gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.quantized()),
+    "4 bits, biases in float32": gradtx.storage.stored(
+        gradtx.adam(1e-2), {"*bias": None, "*": gradtx.storage.quantized(bits=4, rounding="stochastic")}
+    ),
+}
+
+
+@pytest.mark.parametrize("tx", [*OPTIMIZERS.values(), *QUANTIZED.values()], ids=[*OPTIMIZERS, *QUANTIZED])
 def test_a_compiled_step_is_traced_once_and_keeps_the_types_of_the_state(tx):
     model, traces = Network(nnx.Rngs(0)), 0
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -140,16 +148,67 @@ def test_bfloat16_parameters_keep_float32_state():
     assert {leaf.dtype for leaf in jax.tree.leaves(weights_of(model))} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_state_goes_on_where_flax_made_dictionaries_of_codes(bits):
-    tx = gradtx.storage.stored(gradtx.ema(0.5), gradtx.storage.quantized(bits=bits))
-    model = nnx.Linear(4, 2, use_bias=False, rngs=nnx.Rngs(0))
-    before, optimizer = weights_of(model)["kernel"], nnx.Optimizer(model, tx, wrt=nnx.Param)
+def quantized(bits):
+    return gradtx.storage.stored(gradtx.adam(1e-2), gradtx.storage.quantized(bits=bits))
 
-    @nnx.jit
-    def update(model, optimizer):
-        optimizer.update(model, nnx.grad(lambda model: jnp.sum(model.kernel[...]))(model))
 
+def loss_of(inputs):
+    return lambda model: jnp.mean((model(inputs) - TARGETS) ** 2)
+
+
+def in_a_loop(model, optimizer):
+    def body(index, both):
+        model, optimizer = both
+        optimizer.update(model, nnx.grad(loss_of(INPUTS))(model))
+        return both
+
+    nnx.fori_loop(0, 3, body, (model, optimizer))
+
+
+def in_a_scan(model, optimizer):
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+    def body(both, inputs):
+        model, optimizer = both
+        optimizer.update(model, nnx.grad(loss_of(inputs))(model))
+        return both
+
+    body((model, optimizer), jnp.stack([INPUTS] * 3))
+
+
+every_width = pytest.mark.parametrize("bits", [8, 4])
+
+
+@every_width
+@pytest.mark.parametrize("three_updates", [in_a_loop, in_a_scan])
+def test_quantized_state_is_carried_through_loops(bits, three_updates):
+    first, second = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    ours, theirs = (nnx.Optimizer(model, quantized(bits), wrt=nnx.Param) for model in (first, second))
+    three_updates(first, ours)
     for _ in range(3):
-        update(model, optimizer)
-    np.testing.assert_allclose(weights_of(model)["kernel"] - before, 0.5 + 0.75 + 0.875, rtol=1e-6)
+        theirs.update(second, nnx.grad(loss_of(INPUTS))(second))
+    assert ours.step[...] == 3
+    for a, b in zip(jax.tree.leaves(weights_of(first)), jax.tree.leaves(weights_of(second)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@every_width
+def test_quantized_state_is_restored_from_a_pure_dictionary_into_a_fresh_optimizer(bits):
+    model, fresh = Network(nnx.Rngs(0)), Network(nnx.Rngs(1))
+    optimizer, other = (nnx.Optimizer(one, quantized(bits), wrt=nnx.Param) for one in (model, fresh))
+    step = make_step()
+    step(model, optimizer)
+    state, kept = nnx.state((fresh, other)), nnx.to_pure_dict(nnx.state((model, optimizer)))
+    assert types(nnx.to_pure_dict(state)) == types(kept)
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} >= {jnp.dtype("int8" if bits == 8 else "uint8")}
+    nnx.replace_by_pure_dict(state, kept)
+    nnx.update((fresh, other), state)
+    step(model, optimizer)
+    step(fresh, other)
+    assert_identical(weights_of(fresh), weights_of(model))
+
+
+@every_width
+def test_each_variable_of_quantized_state_holds_one_array(bits):
+    optimizer = nnx.Optimizer(Network(nnx.Rngs(0)), quantized(bits), wrt=nnx.Param)
+    state = nnx.to_flat_state(nnx.state(optimizer))
+    assert all(isinstance(variable.get_value(), jax.Array) for _, variable in state)

@@ -191,4 +191,4 @@ def test_optax_maps_over_the_fields_that_are_like_the_parameters(clip):
     )
     moments = mapped["adamw"]["scale_by_adam"]
     assert moments.numerator["ema"].mean == moments.denominator["mean_square"].mean_square == names
-    assert moments.denominator["mean_square"].step == "shared"
+    assert moments.denominator["bias_correction"].step == "shared"

@@ -152,7 +152,7 @@ def test_a_state_alone_is_donated_without_the_parameters():
     step, state = jax.jit(tx.update, donate_argnums=1), tx.init(params())
     for _ in range(3):
         _, state = step(weights, state, weights)
-    assert state["scale_by_adam"].denominator["mean_square"].step == 3
+    assert state["scale_by_adam"].denominator["bias_correction"].step == 3
 
 
 def test_recipes_and_schedules_are_static_arguments_that_do_not_trace_again_when_equal():

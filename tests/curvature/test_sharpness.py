@@ -268,8 +268,9 @@ def test_above_one_descent_diverges_and_below_it_converges(momentum):
 
 def adam_preconditioner(state, eps):
     """As the docstring of ``stability`` says."""
-    v = state["scale_by_adam"].denominator
-    return jax.tree.map(lambda m: jnp.sqrt(m / v["bias_correction"].weight) + eps, v["mean_square"].mean_square)
+    v, seen = state["scale_by_adam"].denominator, state["scale_by_adam"].denominator["bias_correction"]
+    weight = -jnp.expm1(seen.step * seen.mean_log_decay)
+    return jax.tree.map(lambda m: jnp.sqrt(m / weight) + eps, v["mean_square"].mean_square)
 
 
 def test_the_preconditioner_of_adam_is_what_it_divides_by():
