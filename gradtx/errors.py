@@ -55,8 +55,12 @@ class GradtxError(Exception):
         return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=at)
 
     def at_leaf(self, path: str) -> "GradtxError":
-        """The same error with the leaf's path, for what is written for one array and does not know where it stands."""
-        return self._again(self.call, self.expected, repr(path))
+        """The same error with the leaf's path, for what is written for one array and does not know where it stands.
+
+        A fix that names the place names the new one.
+        """
+        fix = self.fix if self.at is None else self.fix.replace(self.at, repr(path))
+        return type(self)(self.call, expected=self.expected, got=self.got, cause=self.cause, fix=fix, at=repr(path))
 
     def raised_by(self, call: Any) -> "GradtxError":
         """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
@@ -277,22 +281,27 @@ def bind(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if unknown and not takes_any:
         meant = nearest(unknown[0], signature.parameters)
+        known = {key: value for key, value in kwargs.items() if key not in unknown}
+        known |= {meant: kwargs[unknown[0]]} if meant and meant not in known else {}
         raise ArgumentTypeError(
             written,
             expected=f"arguments {', '.join(signature.parameters)}",
             got=f"{unknown[0]!r}",
             cause=f"did you mean {meant!r}?" if meant else "no argument has this name",
-            fix=f"write {example}",
+            fix=f"write {_corrected(written._replace(keywords=known), signature) or example}",
         )
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
+        by_name = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        surplus = len(args) - sum(p.kind in _BY_PLACE for p in signature.parameters.values())
+        cause = f"{' and '.join(by_name[:surplus])} can only be given by name"
         raise ArgumentTypeError(
             written,
             expected=f"arguments {', '.join(signature.parameters)}",
             got=f"a call with {error}",
-            cause="an argument is missing or given twice",
-            fix=f"write {example}",
+            cause=cause if surplus > 0 and by_name else "an argument is missing or given twice",
+            fix=f"write {_corrected(written, signature) or example}",
         ) from None
     arguments = dict(bound.arguments)
     bound.apply_defaults()
@@ -300,6 +309,23 @@ def bind(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     for key, value in arguments.items():
         _check(call, key, value, hints.get(key, Any), example)
     return call
+
+
+def _corrected(call: Call, signature: inspect.Signature) -> str | None:
+    """The call with each value under the name that it was meant for; None without values, or with two for a name."""
+    kinds = {parameter.name: parameter.kind for parameter in signature.parameters.values()}
+    by_place = [name for name, kind in kinds.items() if kind in _BY_PLACE]
+    by_name = [name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY]
+    meant = dict(zip(by_place + by_name, call.positional, strict=False))
+    if meant.keys() & call.keywords.keys() or inspect.Parameter.VAR_POSITIONAL in kinds.values():
+        return None
+    if not call.positional and not call.keywords:
+        return None
+    named = {name: show(value) for name, value in [*meant.items(), *call.keywords.items()]}
+    written = [f"{name}={value}" for name, value in list(named.items())[min(len(meant), len(by_place)) :]]
+    missing = [name for name in by_place + by_name if signature.parameters[name].default is inspect.Parameter.empty]
+    written += [f"{name}={_PLAUSIBLE.get(name, '...')}" for name in missing if name not in named]
+    return f"`{call.name}({', '.join([*map(show, call.positional[: len(by_place)]), *written])})`"
 
 
 def checked_call(function: Callable[P, R]) -> Callable[P, R]:
@@ -439,12 +465,15 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, type(int | str)) else (hint,)
 
 
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_PLAUSIBLE = {"learning_rate": "1e-3", "decay": "0.9", "max_norm": "1.0", "weight_decay": "1e-4"}
+
+
 def _example(name: str, signature: inspect.Signature) -> str:
     """A call to copy: required arguments only, with a plausible value each."""
-    plausible = {"learning_rate": "1e-3", "decay": "0.9", "max_norm": "1.0", "weight_decay": "1e-4"}
     positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     required = [p.name for p in signature.parameters.values() if p.kind in positional and p.default is p.empty]
-    written = ", ".join(f"{key}={plausible.get(key, '...')}" for key in required)
+    written = ", ".join(f"{key}={_PLAUSIBLE.get(key, '...')}" for key in required)
     call = f"{name}({written})"
     return f"`tx = {call}; state = tx.init(params)`" if "learning_rate" in signature.parameters else f"`{call}`"
 

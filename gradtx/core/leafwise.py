@@ -69,9 +69,8 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         pairs = leaves.resolve(updates if params is None else params)
         try:
             before = shared(state)
-            if jax.tree.leaves(before):
-                state = with_shared(state, jax.jit(advance)(before))
-            states = split(state, treedef)
+            now = with_shared(state, jax.jit(advance)(before)) if jax.tree.leaves(before) else state
+            states = split(now, treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
         except errors.GradtxError:
             raise
@@ -84,7 +83,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
                 fix="write state = tx.init(params) for these parameters",
             ) from None
         if not flat:
-            return updates, state
+            return updates, cast_like(now, state)
         given = {name: signals[name] for name in leaves.signals if name in signals}
         seeds = leaf_seeds(updates) if "leaf_seed" in leaves.signals else None
         jitted: dict[Pair, Callable[..., Any]] = {}

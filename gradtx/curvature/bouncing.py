@@ -48,7 +48,7 @@ def stability(
     learning_rate`` (together 38 / learning_rate for ``b1 = 0.9``)::
 
         v = state["scale_by_adam"].denominator
-        weight = -jnp.expm1(v["bias_correction"].step * v["bias_correction"].mean_log_decay)
+        weight = 1 - b2 ** v["bias_correction"].step
         p = jax.tree.map(lambda m: jnp.sqrt(m / weight) + eps, v["mean_square"].mean_square)
         stability(hessian(loss, params, batch), (1 - b1) * learning_rate, key=key, momentum=b1, preconditioner=p)
 

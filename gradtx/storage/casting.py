@@ -22,7 +22,8 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
     them. float8 is refused for all: it has no scale, so momentum below 2^-10 (float8_e4m3fn) is 0; what has a scale for
     every few numbers is :func:`quantized`.
 
-    Raises ``ArgumentTypeError`` for a dtype that is not floating-point, ``ArgumentRangeError`` for one of 8 bits.
+    Raises ``ArgumentTypeError`` for a dtype that is not floating-point, ``ArgumentRangeError`` for one of 8 bits, and
+    for one of 64 where JAX has none.
     """
     call = f"cast({dtype if isinstance(dtype, str) else getattr(dtype, '__name__', dtype)})"
     if not _is_floating(dtype):
@@ -36,15 +37,16 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
             cause=f"numbers below {float(jnp.finfo(dtype).smallest_subnormal):.2g} would vanish, and there is no scale",
             fix="write quantized(bits=8), which keeps a scale for every 32 numbers",
         )  # fmt: skip
+    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise errors.ArgumentRangeError(
+            call, expected="dtype must have 32 bits at most without jax_enable_x64", got=jnp.dtype(dtype).name,
+            cause="arrays of more bits do not exist without it: it would be float32",
+            fix='write cast("float32"), or jax.config.update("jax_enable_x64", True) before all else',
+        )  # fmt: skip
     narrow = jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp
 
     def encode(array: jax.Array, role: Role, draw: Draw | None) -> jax.Array:
         del role
-        if jnp.issubdtype(array.dtype, jnp.complexfloating):
-            raise errors.LayoutError(
-                call, expected="real fields", got=str(array.dtype), cause="there is no narrower complex dtype",
-                fix="keep real and imaginary parts as two real leaves",
-            )  # fmt: skip
         return round_to(array, dtype, None if draw is None else draw(array.shape))
 
     def refuses(role: Role) -> str | None:
@@ -59,6 +61,6 @@ def cast(dtype: Any, *, rounding: Rounding = "nearest") -> Layout:
 
 def _is_floating(dtype: Any) -> bool:
     try:
-        return bool(jnp.issubdtype(jnp.dtype(dtype), jnp.floating))
+        return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)  # jnp.dtype(None) is float64
     except TypeError:
         return False

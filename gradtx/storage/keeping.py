@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,25 +33,24 @@ from gradtx.core import (
     record_of,
     transformation,
 )
-from gradtx.core.roles import roles
+from gradtx.core.roles import boxes_around, tree_of
 from gradtx.rounding import places, uniform_at
 from gradtx.storage.kernels import in_one_pass
-from gradtx.storage.packing import plans_in
-from gradtx.tree import is_array, leaf_paths, leaf_seeds
+from gradtx.storage.packing import BY_SIZE, plans_in
+from gradtx.tree import leaf_paths, leaf_seeds
 
 Draw = Callable[[tuple[int, ...]], jax.Array]
 
 
 class Layout(NamedTuple):
-    r"""How one array of a state is kept, never what it means.
+    """How one array of a state is kept, never what it means.
 
     ``encode(array, role, draw)`` gives what is kept: an array, or a ``NamedTuple`` of arrays whose fields have roles.
+    ``array`` is real: :func:`stored` refuses complex state, but where a leaf's layout is None.
     ``role`` is the field's. ``draw(shape)`` gives uniform numbers in [0, 1); it is None without ``draws`` and at init.
     ``decode(kept, role)`` gives the array back, in float32; ``refuses(role)`` says why an array of this role cannot be
     kept right, or None; ``reads`` is ``"leaf"`` where what is kept of a number depends on its neighbours. Where these
     are no others than its ``block`` numbers along the last axis, the array may be taken in tiles of them.
-    ``kept`` are the ``NamedTuple``\ s that ``encode`` may give: they are known again where another library has made
-    dictionaries of them, as ``flax.nnx.Optimizer`` does after each update.
     """
 
     encode: Callable[[jax.Array, Role, Draw | None], Any]
@@ -60,7 +59,6 @@ class Layout(NamedTuple):
     reads: Locality = "elementwise"
     block: int | None = None
     draws: bool = False
-    kept: tuple[type, ...] = ()
 
 
 AS_IT_IS = Layout(lambda array, role, draw: array, lambda kept, role: kept, lambda role: None)
@@ -89,8 +87,8 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
     None, or that no glob matches, is kept as it is, in float32.
 
     Raises ``LayoutError``, naming the part, for a foreign part, whose state has no roles, and at ``init`` for a field
-    that the layout cannot keep right; ``SelectionError`` at ``init`` for a glob that no leaf has or that an earlier one
-    hides.
+    that the layout cannot keep right; at ``init`` also ``DtypeError``, naming the leaf, for complex state, and
+    ``SelectionError`` for a glob that no leaf has or that an earlier one hides.
 
     >>> import gradtx, jax, jax.numpy as jnp
     >>> tx = gradtx.storage.stored(gradtx.adam(1e-3), gradtx.storage.cast(jnp.bfloat16))
@@ -112,17 +110,15 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
 
     if record.leaves is None:
         named = functools.partial(_layouts_by_path, call, layout)
-        chosen = [layout] if isinstance(layout, Layout) else layout.values() if isinstance(layout, dict) else []
-        _refuse_vectors(call, record, chosen)
-        kinds = {kind for one in chosen if one is not None for kind in one.kept}
-        whole = _around(call, record.tree, named, tuple(kinds))
+        _refuse_vectors(call, record, layout)
+        whole = _around(call, record.tree, named)
         return compose(parts, lambda _: whole, own_signals=["leaf_seed"], own_advance=advance, kind="stored")
 
     by_leaf, advance_inner = record.leaves, advance_parts({"inner": record.leaves})
     made: dict[tuple[Pair, Layout], Pair] = {}
 
     def alone(pair: Pair, one: Layout) -> Pair:
-        around = _around(call, pair, functools.partial(_layouts_by_path, call, one), one.kept)
+        around = _around(call, pair, functools.partial(_layouts_by_path, call, one))
         if one.block is None or record.locality != "elementwise":
             return around
         return around._replace(update=in_one_pass(around.update, one.block, one.draws))
@@ -148,7 +144,7 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
 LayoutAt = Callable[[str], Layout]
 
 
-def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: tuple[type, ...]) -> Pair:
+def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt]) -> Pair:
     """The functions with their state in layouts, which ``layouts(tree)`` gives by path."""
 
     def init(params):
@@ -158,7 +154,7 @@ def _around(call: str, inner: Pair, layouts: Callable[[Any], LayoutAt], kinds: t
 
     def update(updates, state, params, signals):
         layout_at = layouts(updates if params is None else params)
-        updates, new_state = inner.update(updates, _decode(call, layout_at, state.inner, kinds), params, signals)
+        updates, new_state = inner.update(updates, _decode(call, layout_at, state.inner), params, signals)
         new_state = _encode(layout_at, new_state, state.step, signals.get("leaf_seed"), signals.get("places"))
         return updates, StoredState(state.step, new_state)
 
@@ -197,16 +193,16 @@ def _layouts_by_path(call: str, layout: Any, tree: Any) -> LayoutAt:
     return layout_at
 
 
-def _decode(call: str, layout_at: LayoutAt, state: Any, kinds: tuple[type, ...]) -> Any:
+def _decode(call: str, layout_at: LayoutAt, state: Any) -> Any:
     def decode(path: str, role: Role, value: Any) -> Any:
         if not role.like_params:
             return value
-        kept, treedef = jax.tree.flatten(value, is_leaf=lambda node: is_kept(_again(kinds, node)))
+        kept, treedef = jax.tree.flatten(boxes_around(value), is_leaf=is_kept)
         arrays = []
         for at, one in zip(leaf_paths(treedef.unflatten([0] * len(kept))), kept, strict=True):
-            layout, known = layout_at(at), _again(kinds, one)
-            arrays.append(layout.decode(known, role))
-            _check_kept(call, layout, role, arrays[-1], known, "/".join(filter(None, [path, at])))
+            layout = layout_at(at)
+            arrays.append(layout.decode(one, role))
+            _check_kept(call, layout, role, arrays[-1], one, "/".join(filter(None, [path, at])))
         return treedef.unflatten(arrays)
 
     return map_fields(decode, state)
@@ -224,13 +220,6 @@ def _check_kept(call: str, layout: Layout, role: Role, array: jax.Array, kept: A
         )  # fmt: skip
 
 
-def _again(kinds: tuple[type, ...], value: Any) -> Any:
-    """One of ``kinds`` that became a dictionary of its arrays; anything else as it is."""
-    if not isinstance(value, Mapping) or not all(map(is_array, value.values())):
-        return value
-    return next((kind(**value) for kind in kinds if set(value) == set(roles(kind))), value)
-
-
 def _encode(layout_at: LayoutAt, state: Any, step: Any = None, seed: Any = None, at_places: Any = None) -> Any:
     """Encodes all fields; without a step to nearest, and for whole trees (no ``seed``) with a seed for each leaf."""
 
@@ -246,21 +235,36 @@ def _encode(layout_at: LayoutAt, state: Any, step: Any = None, seed: Any = None,
             return layout.encode(leaf, role, draw if layout.draws and step is not None else None)
 
         leaves, treedef = jax.tree.flatten(value)
+        _refuse_complex(layout_at, value)
         layouts = map(layout_at, leaf_paths(value))
         seeds = leaf_seeds(value) if seed is None else [seed] * len(leaves)
-        return treedef.unflatten(map(encode_leaf, layouts, leaves, seeds))
+        return tree_of(treedef, list(map(encode_leaf, layouts, leaves, seeds)))
 
     return map_fields(encode, state)
 
 
-def _refuse_vectors(call: str, record: Record, layouts: Iterable[Layout | None]) -> None:
-    """Raises where numbers of several leaves would share what a layout keeps for neighbours."""
-    if any(True for _ in plans_in(record)) and any(one is not None and one.reads != "elementwise" for one in layouts):
-        raise errors.LayoutError(
-            call, expected="a layout that keeps each number for itself, around packed(...)", got="one of blocks",
-            cause="a block would span the end of one leaf and the beginning of the next",
-            fix="write stored(packed(...), storage.cast('bfloat16')), or quantize without packed",
-        )  # fmt: skip
+def _refuse_vectors(call: str, record: Record, layout: Any) -> None:
+    """Raises where numbers of several leaves would share what a layout keeps for neighbours, or the layout itself."""
+    if not any(True for _ in plans_in(record)) or (isinstance(layout, Layout) and layout.reads == "elementwise"):
+        return
+    got, cause = "layouts by path", "a vector of many leaves has no path of theirs"
+    if isinstance(layout, Layout):
+        got, cause = "one of blocks", "a block would span the end of one leaf and the beginning of the next"
+    raise errors.LayoutError(
+        call, expected="one layout that keeps each number for itself, around packed(...)", got=got, cause=cause,
+        fix=f"write stored(packed(...), cast('bfloat16')), or keep small leaves apart from large ones: {BY_SIZE}",
+    )  # fmt: skip
+
+
+def _refuse_complex(layout_at: LayoutAt, tree: Any) -> None:
+    for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and layout_at(path) is not AS_IT_IS:
+            raise errors.DtypeError(
+                errors.UNNAMED, expected="real state, where a layout keeps it", got=str(leaf.dtype), at=repr(path),
+                cause="there are no codes of complex numbers, and no narrower dtype",
+                fix=f"write stored(tx, {{{path!r}: None, '*': layout}}), which keeps the leaf as it is, or make two "
+                "real leaves of its real and imaginary parts",
+            )  # fmt: skip
 
 
 def refuse_foreign(call: str, record: Record, fix: str) -> None:
@@ -312,9 +316,19 @@ def _check_layouts(call: str, layout: Any) -> None:
 
 
 def _check_layout(call: str, layout: Any, at: str | None = None) -> None:
-    if not isinstance(layout, Layout):
-        raise errors.ArgumentTypeError(
-            call, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}", at=at,
-            cause="a dtype is no layout, nor is the function that makes one",
-            fix='write stored(tx, storage.cast("bfloat16")) or stored(tx, storage.quantized())',
-        )  # fmt: skip
+    if isinstance(layout, Layout):
+        return
+    cause, fix = "a dtype is no layout", 'stored(tx, storage.cast("bfloat16")) or stored(tx, storage.quantized())'
+    if isinstance(layout, Mapping):
+        path, one = (at or "''").strip("'"), layout
+        while isinstance(one, Mapping) and one:
+            key, one = next(iter(one.items()))
+            path = f"{path}/{key}"
+        cause, fix = "layouts stand by the whole path of a leaf, not in a tree", f"{{{path!r}: {errors.show(one)}}}"
+    elif callable(layout):
+        cause = "a function that chooses layouts takes path and leaf, and one that makes a layout has to be called"
+        fix = "lambda path, leaf: storage.quantized() if leaf.ndim > 1 else None, or storage.quantized()"
+    raise errors.ArgumentTypeError(
+        call, expected="layout must be a layout", got=f"{type(layout).__name__} {errors.show(layout)}", at=at,
+        cause=cause, fix=f"write {fix}",
+    )  # fmt: skip

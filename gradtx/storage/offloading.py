@@ -24,7 +24,7 @@ from gradtx.core import (
     record_of,
     transformation,
 )
-from gradtx.core.roles import cast_like, is_on_host
+from gradtx.core.roles import cast_like, is_on_host, per_leaf, tree_of
 from gradtx.storage.keeping import refuse_foreign
 
 
@@ -123,15 +123,15 @@ def _some_to_host(call: str, params: Any, hits: list[bool], state: Any) -> Any:
         if all(hits):
             return jax.tree.map(move, value)
         try:
-            columns = treedef.flatten_up_to(value)
+            columns = per_leaf(treedef, value)
         except (ValueError, TypeError, KeyError):
             raise errors.LayoutError(
                 call, expected="fields that are trees like the parameters", got="one of another structure",
                 at=repr(path), cause="a part such as flatten or packed makes one array of several leaves",
                 fix="leave where out, which sends all",
             ) from None  # fmt: skip
-        return treedef.unflatten(
-            [jax.tree.map(move, kept) if hit else kept for hit, kept in zip(hits, columns, strict=True)]
+        return tree_of(
+            treedef, [jax.tree.map(move, kept) if hit else kept for hit, kept in zip(hits, columns, strict=True)]
         )
 
     return map_fields(send, state)

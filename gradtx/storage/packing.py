@@ -33,6 +33,12 @@ from gradtx.tree import in_words, is_array, is_inexact, leaf_paths, wide_dtype, 
 _AT_ONCE = 32
 """Operands of one concatenation: XLA's CPU backend compiles one of 1,000 operands in 20 to 30 s, 32 of 32 in 0.5 s."""
 
+BY_SIZE = (
+    'partition({"small": packed(adamw(1e-3)), "large": stored(adamw(1e-3), quantized())}, '
+    'lambda path, leaf: "small" if leaf.size < 4096 else "large")'
+)
+"""Packed small leaves beside large ones in codes, to copy."""
+
 
 class PackedState(NamedTuple):
     """State of a transformation of ``{"large": tree, "small": vectors}``: its fields are such, not like the parameters.
@@ -144,10 +150,11 @@ def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransf
             if params is not None:
                 raise errors.StructureError(
                     call, expected="the vectors of leaves that init made", got="a state with others, or without",
-                    cause="init saw parameters that are divided along explicit axes of a mesh, which stay alone, and "
-                    "this step sees them without; or it is the state of another optimizer",
-                    fix="divide parameters over a mesh with automatic axes, jax.make_mesh(shape, names, "
-                    "axis_types=(jax.sharding.AxisType.Auto,) * len(names)), and call init anew",
+                    cause="the state belongs to other parameters or to another optimizer, of which below= and the rule "
+                    "of each leaf are a part; or init saw parameters divided along explicit axes of a mesh, which stay "
+                    "alone, and this step sees them without",
+                    fix="write state = tx.init(params) with these; on a mesh with automatic axes, "
+                    "jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(names))",
                 ) from None  # fmt: skip
             raise errors.MissingParams(
                 call, expected="the parameters, beside gradients in another dtype", got="params=None",
@@ -166,6 +173,8 @@ def packed(tx: GradientTransformation, *, below: Count = 4096) -> GradientTransf
 
 def pack(params: Any, tx: GradientTransformation) -> Packed:
     """The parameters with their small leaves in the vectors that the :func:`packed` in ``tx`` keeps its state in.
+
+    Of shapes, as ``jax.eval_shape`` gives them, it makes shapes.
 
     A step on packed parameters and gradients copies nothing, and its call hands over few buffers. A train step takes
     them as parameters, and its loss still sees the ordinary tree::
@@ -199,7 +208,9 @@ def pack(params: Any, tx: GradientTransformation) -> Packed:
             cause="it says which leaves may share a vector", fix="write tx = packed(adamw(1e-3)); pack(params, tx)",
         )  # fmt: skip
     _check_around(call, record.name, record, params)
-    return _pack(params, plans[0] if len(plans) == 1 else _common(plans))
+    into = functools.partial(_pack, plan=plans[0] if len(plans) == 1 else _common(plans))
+    only_shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+    return jax.eval_shape(into, params) if only_shapes else into(params)
 
 
 def unpack(tree: Any) -> Any:
@@ -374,11 +385,37 @@ def _check_elementwise(call: str, address: str, record: Record) -> None:
     for name, part in record.parts.items():
         _check_elementwise(call, f"{address} > {name}", part)
     what = "foreign" if record.foreign else "reading its leaf as a whole" if record.locality == "leaf" else "of trees"
+    cause, fix = _other_order(record)
     raise errors.LayoutError(
-        call, expected="parts that read one element at a time", got=f"the part {address}, {what}",
-        cause="in a vector of many leaves it would not find its own",
-        fix="pack only the parts beside it: chain(packed(scale_by_adam()), scale_by_trust_ratio(), ...)",
-    )  # fmt: skip
+        call, expected="parts that read one element at a time", got=f"the part {address}, {what}", cause=cause, fix=fix
+    )
+
+
+def _other_order(record: Record) -> tuple[str, str]:
+    """Why a part cannot stand in a vector, and what to write instead."""
+    if record.foreign:
+        return "what it does to a vector of many leaves is unknown", (
+            "write this library's part of that name, or pack only the parts beside it: chain(packed(scale_by_adam()), "
+            "theirs)"
+        )
+    if record.kind == "packed":
+        return "it is packed already", f"write {record.call}"
+    if record.kind == "stored":
+        return "a block of codes, or a layout by path, belongs to its own leaf", (
+            f"write stored(packed(...), cast('bfloat16')), or keep small leaves apart from large ones: {BY_SIZE}"
+        )
+    if record.kind in ("guard", "accumulation", "master weights", "loss scale", "average"):
+        inner = next(iter(record.parts.values())).call
+        return "it works on whole trees, also on those of vectors", (
+            f"write {str(record.call).replace(str(inner), f'packed({inner})', 1)}"
+        )
+    if record.locality == "tree" and not record.parts:
+        return "it reads the whole tree, and within packed(...) each vector is updated alone", (
+            f"write chain({record.call}, packed(adamw(1e-3)))"
+        )
+    return "in a vector of many leaves it would not find its own", (
+        f"pack only the parts beside it: chain(packed(scale_by_adam()), {record.call}, ...)"
+    )
 
 
 def _check_around(call: str, address: str, record: Record, params: Any) -> None:

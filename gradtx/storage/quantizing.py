@@ -63,7 +63,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
     Iterates, averages of parameters and sums over all steps are refused: an error of 1/500 of the largest neighbour
     would move the parameters, and to a growing sum most steps would add nothing.
 
-    Raises ``ArgumentRangeError`` for other bits, ``LayoutError`` for complex fields.
+    Raises ``ArgumentRangeError`` for other bits.
 
     Source: Gonzalez Ortiz et al. 2026, arXiv:2602.23349, section 3 (companding, roots, blocks of 32); Li et al. 2023,
     arXiv:2309.01507, section 4.1 (second moments without a code for zero). The codes of exact zeros and of NaN, and
@@ -75,16 +75,10 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
     >>> jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", gradtx.tree.get(state, "ema/mean"))
     {'w': Codes(codes='int8(2, 64)', scales='float32(2, 2)')}
     """
-    call = f"quantized(bits={bits}, block={block}, rounding={rounding!r})"
 
     def encode(array: jax.Array, role: Role, draw: Draw | None) -> Any:
         if role.kind == "factor":
             return array
-        if jnp.issubdtype(array.dtype, jnp.complexfloating):
-            raise errors.LayoutError(
-                call, expected="real fields", got=str(array.dtype), cause="codes have an order, complex numbers none",
-                fix="keep real and imaginary parts as two real leaves",
-            )  # fmt: skip
         pairs = bits == 4 and array.ndim > 0 and array.shape[-1] % 2 == 0
         uniform = None if draw is None else draw(array.shape)
         return _kept(round_to(array, jnp.float32), uniform, role, block, pairs)
@@ -94,8 +88,7 @@ def quantized(*, bits: Literal[8, 4] = 8, block: errors.Count = 32, rounding: Ro
             return _numbers(_unpack(kept.pairs), kept.scales, role, 7, block)
         return _numbers(kept.codes, kept.scales, role, 127, block) if isinstance(kept, Codes) else kept
 
-    return Layout(encode, decode, _reason, reads="leaf", block=block, draws=rounding == "stochastic",
-                  kept=(Codes, CodePairs))  # fmt: skip
+    return Layout(encode, decode, _reason, reads="leaf", block=block, draws=rounding == "stochastic")
 
 
 def _reason(role: Role) -> str | None:

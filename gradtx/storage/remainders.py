@@ -49,7 +49,9 @@ def master_weights(tx: GradientTransformation, *, bits: Literal[8, 16] = 16) -> 
 
     Give the loss the parameters as they are. :func:`master_params` reads ``P``. Parameters that something else has
     changed since the last step are taken as they are now, with the old remainder. Whatever changes the step belongs
-    inside, ``master_weights(chain(...))``: behind it in a chain it is an ``ArgumentTypeError``.
+    inside, ``master_weights(chain(...))``: behind it in a chain it is an ``ArgumentTypeError``. ``optax.chain`` cannot
+    check that, and the remainders would diverge from the parameters. A checkpoint is restored with the ``bits`` that it
+    was saved with: Orbax casts int16 to int8, or back, without a word, and the digits are then wrong.
 
     Source: the digits of bfloat16 numbers in 8 bits, arXiv:2602.23349, section 3.1, there by scale, here by their
     place; the sum, Kahan 1965, Communications of the ACM 8(1), "Further remarks on reducing truncation errors", and

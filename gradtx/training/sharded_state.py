@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gradtx.core.roles import is_state, roles
+from gradtx.core.roles import is_state, per_leaf, roles, tree_of
 from gradtx.errors import ArgumentRangeError, ArgumentTypeError, checked_call, nearest, show
 from gradtx.training.state import check_transformation
 from gradtx.tree import is_inexact
@@ -172,10 +172,10 @@ def sharding_like(params: Any, state: Any, mesh: AnyMesh, axis: str | None) -> A
 
     def like_params(field: Any) -> Any:
         try:
-            columns = treedef.flatten_up_to(field)
+            columns = per_leaf(treedef, field)
         except (ValueError, TypeError, KeyError):
             return jax.tree.map(lambda leaf: sharding(leaf, None), field)  # kept in another structure, e.g. packed
-        return treedef.unflatten(map(beside, specs, leaves, columns))
+        return tree_of(treedef, list(map(beside, specs, leaves, columns)))
 
     def foreign(leaf: Any) -> NamedSharding:
         alike = [spec for spec, param in zip(specs, leaves, strict=True) if _shape(param) == _shape(leaf)]

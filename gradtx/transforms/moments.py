@@ -104,7 +104,7 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
 
 class VarianceState(NamedTuple):
     step: Counter
-    mean_log_decay: SignedScalar
+    mean_log_decay: SignedScalar  # None but for a corrected one with a decay that changes
     share: Passed
     mean: SignedTree
     variance: NonNegativeTree
@@ -137,7 +137,7 @@ def variance(
 
     def init(param):
         mean, variance = jnp.zeros_like(param), jnp.full_like(param.real, initial_value)
-        return VarianceState(first_step(), jnp.zeros((), jnp.float32), None, mean, variance)
+        return VarianceState(first_step(), _first_log_decay(decay) if corrected else None, None, mean, variance)
 
     def advance(state):
         step = next_step(state.step)
@@ -145,9 +145,9 @@ def variance(
             return state._replace(step=step, share=1.0 / step)
         if not corrected:
             return state._replace(step=step, share=_complement(decay))
-        mean_log_decay = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
-        share = jnp.where(step == 1, 1.0, _complement(decay) / _one_minus_exp(step * mean_log_decay))
-        return state._replace(step=step, mean_log_decay=mean_log_decay, share=share)
+        mean, kept = _mean_log_decay(state, decay, step)
+        share = jnp.where(step == 1, 1.0, _complement(decay) / _one_minus_exp(step * mean))
+        return state._replace(step=step, mean_log_decay=kept, share=share)
 
     def update(update, state):
         share, kept, difference = state.share, 1.0 - state.share, update - state.mean
@@ -217,7 +217,7 @@ def absolute_value(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
 
 class BiasCorrectionState(NamedTuple):
     step: Counter
-    mean_log_decay: SignedScalar
+    mean_log_decay: SignedScalar  # None for a decay that is one number
     weight: Passed
 
 
@@ -226,8 +226,8 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
     """Divides a moving average that started at zero by the weight it has seen, ``u = m / (1 - prod_i b_i)``.
 
     For a constant decay the weight is ``1 - b^t = -expm1(t * log b)``, ``t = 1, 2, ...``, in the form that does not
-    cancel. For a decay that changes, ``t * log b`` is ``t`` times the mean of ``log b_i``, the one number that the
-    state keeps beside the step and the weight: it equals ``log b`` exactly where ``b`` is constant. ``steps_ahead``
+    cancel. For a decay that changes, ``t * log b`` is ``t`` times the mean of ``log b_i``, which the state then keeps
+    beside the step: it equals ``log b`` exactly where ``b`` is constant. ``steps_ahead``
     gives the weight of a later step, until which the decay stays the present one: what a look-ahead divides by.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980, section 3.
@@ -240,21 +240,33 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
 
     def init(param):
         del param
-        return BiasCorrectionState(first_step(), jnp.zeros((), jnp.float32), None)
+        return BiasCorrectionState(first_step(), _first_log_decay(decay), None)
 
     def advance(state):
         step = next_step(state.step)
-        mean_log_decay = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
-        count, log_decay = step, mean_log_decay
+        mean, kept = _mean_log_decay(state, decay, step)
+        count, log_decay = step, mean
         if steps_ahead:
             count = step.astype(jnp.float32) + steps_ahead
-            log_decay = mean_log_decay + (_log(decay) - mean_log_decay) * (steps_ahead / count)
-        return BiasCorrectionState(step, mean_log_decay, _one_minus_exp(count * log_decay))
+            log_decay = mean + (_log(decay) - mean) * (steps_ahead / count)
+        return BiasCorrectionState(step, kept, _one_minus_exp(count * log_decay))
 
     def update(update, state):
         return update / state.weight, state
 
     return init, update, advance
+
+
+def _first_log_decay(decay: Any) -> jax.Array | None:
+    return None if isinstance(decay, float | int) else jnp.zeros((), jnp.float32)
+
+
+def _mean_log_decay(state: Any, decay: Any, step: jax.Array) -> tuple[Any, jax.Array | None]:
+    """The mean of ``log b_i`` up to this step, and what the state keeps of it: nothing for one number at all steps."""
+    if state.mean_log_decay is None:
+        return _log(decay), None
+    mean = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
+    return mean, mean
 
 
 def weight_seen(decay: Any, step: jax.Array) -> jax.Array:

@@ -268,8 +268,8 @@ def test_above_one_descent_diverges_and_below_it_converges(momentum):
 
 def adam_preconditioner(state, eps):
     """As the docstring of ``stability`` says."""
-    v, seen = state["scale_by_adam"].denominator, state["scale_by_adam"].denominator["bias_correction"]
-    weight = -jnp.expm1(seen.step * seen.mean_log_decay)
+    v = state["scale_by_adam"].denominator
+    weight = 1 - 0.999 ** v["bias_correction"].step
     return jax.tree.map(lambda m: jnp.sqrt(m / weight) + eps, v["mean_square"].mean_square)
 
 

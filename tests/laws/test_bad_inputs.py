@@ -195,6 +195,27 @@ def calls(unit: Unit) -> Iterator[Case]:
         yield f"{name}()", unit.constructor
 
 
+CORRECTED = {
+    "write `quantized(bits=8)`": lambda: gradtx.storage.quantized(8),
+    "write `quantized(bits=8, block=64)`": lambda: gradtx.storage.quantized(8, 64),
+    "write `quantized()`": lambda: gradtx.storage.quantized(8, bits=4),
+    "write `master_weights(sgd(0.1), bits=8)`": lambda: gradtx.storage.master_weights(SGD, 8),
+    "write `packed(sgd(0.1), below=100)`": lambda: gradtx.storage.packed(SGD, 100),
+    "write `cast('bfloat16', rounding='stochastic')`": lambda: gradtx.storage.cast("bfloat16", "stochastic"),
+    "write `stored(sgd(0.1), layout=...)`": lambda: gradtx.storage.stored(SGD),
+    "write `adam(0.1, b1=0.8)`": lambda: gradtx.adam(0.1, beta1=0.8),
+    "write `tx = adam(learning_rate=1e-3); state": lambda: gradtx.adam({"w": ONES}, lr=0.1),
+}  # fmt: skip
+"""What is proposed in place of a call, with its own values where they fit."""
+
+
+@pytest.mark.parametrize("proposed", CORRECTED)
+def test_a_call_that_does_not_fit_is_given_back_corrected(proposed):
+    with pytest.raises(errors.ArgumentTypeError) as error:
+        CORRECTED[proposed]()
+    assert proposed in str(error.value)
+
+
 def misspelt(unit: Unit) -> None:
     try:
         unit.make(lr=0.1)

@@ -159,6 +159,9 @@ BAD = {
     "a dtype in a mapping": ({"embed": jnp.int8}, errors.ArgumentTypeError, "at 'embed'"),
     "a number for a glob": ({0: None}, errors.ArgumentTypeError, "globs on paths"),
     "a dtype": ("int8", errors.ArgumentTypeError, "a dtype is no layout"),
+    "a constructor": (storage.quantized, errors.ArgumentTypeError, "has to be called"),
+    "a function of leaves": (lambda leaf: CODES, errors.ArgumentTypeError, "takes path and leaf"),
+    "a tree": ({"block": {"kernel": CODES}}, errors.ArgumentTypeError, "write {'block/kernel': quantized"),
     "a dtype from a function": (lambda path, leaf: "int8", errors.ArgumentTypeError, "at 'block/bias'"),
 }
 
@@ -167,6 +170,21 @@ BAD = {
 def test_what_is_no_layout_is_named(layout, error, words):
     with pytest.raises(error, match=words):
         storage.stored(gradtx.adam(1e-3), layout).init(PARAMS)
+
+
+@pytest.mark.parametrize("layout", [CODES, storage.cast("bfloat16")], ids=["codes", "cast"])
+@pytest.mark.parametrize("around", ["leaves", "whole trees", "vectors"])
+def test_complex_state_is_refused_with_the_path_at_which_to_leave_it_as_it_is(layout, around):
+    if around == "vectors" and layout is CODES:
+        return
+    params = {"w": jnp.ones((3, 2)), "enc": {"b": jnp.ones(2, jnp.complex64), "c": jnp.ones(2, jnp.complex64)}}
+    inner = gradtx.adam(1e-3)
+    if around == "whole trees":
+        inner = gradtx.chain(gradtx.clip_by_global_norm(1.0), inner)
+    tx = storage.stored(inner, layout)
+    with pytest.raises(errors.DtypeError, match=r"complex64 at 'enc/b'.*write stored\(tx, {'enc/b': None, "):
+        (storage.packed(tx) if around == "vectors" else tx).init(params)
+    storage.stored(inner, {"enc/*": None, "*": layout}).init(params)
 
 
 def test_layouts_by_path_around_one_vector_of_all_are_refused():

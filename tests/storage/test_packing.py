@@ -1,5 +1,7 @@
 """Small leaves in vectors: the numbers are those of single leaves, the arrays and loops are few."""
 
+import re
+
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,10 @@ import pytest
 import gradtx
 from benchmarks.steps import Peer, fusions, lowered, traces, transforming
 from gradtx import errors, training
-from gradtx.storage import Packed, cast, pack, packed, quantized, state_bytes, stored, unpack
+from gradtx.storage import Packed, cast, master_weights, pack, packed, quantized, state_bytes, stored, unpack
+from gradtx.storage.packing import BY_SIZE
 from gradtx.tree import leaf_paths
+from tests.laws.trees import types
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": ()}
 
@@ -113,21 +117,38 @@ def test_clipping_by_the_global_norm_around_packed_sees_the_whole_tree():
 
 
 @pytest.mark.parametrize(
-    ("tx", "part"),
+    ("tx", "part", "fix"),
     [
-        (gradtx.lamb(1e-3), "scale_by_trust_ratio"),
-        (gradtx.adafactor(1e-3), "fading_mean_square"),
-        (gradtx.muon(1e-3), "orthogonalized"),
-        (gradtx.chain(gradtx.adaptive_grad_clip(0.1), gradtx.sgd(0.1)), "adaptive_grad_clip"),
-        (gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1)), "clip_by_global_norm"),
-        (stored(gradtx.adam(1e-3), quantized(bits=8, block=32)), "stored"),
-        (optax.adam(1e-3), "foreign"),
+        (gradtx.lamb(1e-3), "scale_by_trust_ratio", "pack only the parts beside it"),
+        (gradtx.adafactor(1e-3), "fading_mean_square", "pack only the parts beside it"),
+        (gradtx.muon(1e-3), "orthogonalized", "pack only the parts beside it"),
+        (gradtx.chain(gradtx.adaptive_grad_clip(0.1), gradtx.sgd(0.1)), "adaptive_grad_clip", "pack only the parts"),
+        (gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1)), "clip_by_global_norm",
+         "write chain(clip_by_global_norm(1.0), packed("),
+        (gradtx.skip_nonfinite(gradtx.sgd(0.1)), "skip_nonfinite", "write skip_nonfinite(packed(sgd(0.1)))"),
+        (gradtx.accumulate(gradtx.sgd(0.1), 2), "accumulate", "write accumulate(packed(sgd(0.1)), 2)"),
+        (gradtx.dynamic_loss_scale(gradtx.sgd(0.1)), "dynamic_loss_scale",
+         "write dynamic_loss_scale(packed(sgd(0.1)))"),
+        (master_weights(gradtx.sgd(0.1), bits=8), "master_weights", "write master_weights(packed(sgd(0.1)), bits=8)"),
+        (stored(gradtx.adam(1e-3), quantized()), "stored", f"small leaves apart from large ones: {BY_SIZE}"),
+        (stored(gradtx.adam(1e-3), {"*bias": None, "*": cast("bfloat16")}), "stored", "write stored(packed("),
+        (packed(gradtx.sgd(0.1)), "packed", "write packed(sgd(0.1))"),
+        (optax.adam(1e-3), "foreign", "pack only the parts beside it"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_reads_more_than_an_element_is_refused_by_name(tx, part):
-    with pytest.raises(errors.LayoutError, match=rf"^packed\(.*{part}.*; pack only"):
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)  # fmt: skip
+def test_what_reads_more_than_an_element_is_refused_by_name_with_what_to_write(tx, part, fix):
+    with pytest.raises(errors.LayoutError, match=rf"^packed\(.*{part}.*; .*{re.escape(fix)}"):
         packed(tx)
+
+
+def test_small_leaves_are_packed_beside_large_ones_in_codes_as_the_errors_say():
+    names = {"packed": packed, "stored": stored, "quantized": quantized, "adamw": gradtx.adamw}
+    tx = eval(BY_SIZE, {**names, "partition": gradtx.partition})
+    params = {**tree(), "large": jnp.ones((64, 64))}
+    updates, state = tx.update(params, tx.init(params), params)
+    assert {leaf.shape for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.int8} == {(64, 64)}
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
 
 
 @pytest.mark.parametrize(
@@ -251,11 +272,30 @@ def test_leaves_that_an_explicit_mesh_shards_stay_alone():
     )
 
 
-def test_blocks_that_would_span_leaves_are_refused():
+def test_blocks_that_would_span_leaves_and_layouts_by_path_are_refused_around_vectors():
     tx = packed(gradtx.adam(1e-3))
-    with pytest.raises(errors.LayoutError, match="a block would span"):
-        stored(tx, quantized())
+    layouts = {"a block would span": [quantized()]}
+    layouts["no path of theirs"] = [{"b*": None, "*": cast("bfloat16")}, lambda path, leaf: cast("bfloat16")]
+    for cause, refused in layouts.items():
+        for layout in refused:
+            with pytest.raises(errors.LayoutError, match=rf"{cause}.*{re.escape(BY_SIZE)}"):
+                stored(tx, layout)
     stored(tx, cast("bfloat16"))
+
+
+def test_the_state_of_other_parameters_is_said_to_be_that_before_any_mesh():
+    tx, params = packed(gradtx.adam(1e-3)), {"a": jnp.ones(3), "b": jnp.ones(3)}
+    with pytest.raises(errors.StructureError, match=r"without\. the state belongs to other parameters or to another"):
+        tx.update(params, tx.init({**params, "large": jnp.ones((100, 100))}), params)
+
+
+def test_shapes_are_packed_like_the_parameters_that_they_stand_for():
+    tx = packed(gradtx.adamw(1e-3), below=600)
+    shapes = pack(jax.eval_shape(tree), tx)
+    packed_tree = pack(tree(), tx)
+    assert jax.tree.structure(shapes) == jax.tree.structure(packed_tree)
+    assert types(jax.tree.leaves(shapes)) == types(jax.tree.leaves(packed_tree))
+    assert state_bytes(tx, shapes) == state_bytes(tx, tree())
 
 
 def test_gradients_in_another_dtype_need_the_parameters_beside_them():

@@ -285,7 +285,7 @@ def test_bytes_of_what_is_no_transformation_are_refused():
 @pytest.mark.parametrize(
     ("made_with", "used_with"),
     [
-        (storage.cast("bfloat16"), {}),
+        (storage.cast("bfloat16"), storage.quantized()),
         ({}, storage.cast("bfloat16")),
         ({}, storage.quantized()),
         (storage.quantized(), storage.quantized(bits=4)),

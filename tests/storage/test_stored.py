@@ -84,6 +84,8 @@ def test_rounding_does_not_depend_on_what_else_reads_the_tree():
         (lambda: stored(gradtx.adam(1e-3), cast(jnp.float16)), errors.LayoutError, "mean_square"),
         (lambda: stored(gradtx.adam(1e-3), cast(jnp.int8)), errors.ArgumentTypeError, "floating-point"),
         (lambda: stored(gradtx.adam(1e-3), cast("bfloat17")), errors.ArgumentTypeError, "floating-point"),
+        (lambda: cast(None), errors.ArgumentTypeError, "floating-point"),
+        (lambda: cast("float64"), errors.ArgumentRangeError, "without jax_enable_x64"),
         (lambda: cast(jnp.bfloat16, rounding="stochastc"), errors.ArgumentRangeError, "did you mean 'stochastic'"),
     ],
 )
