@@ -11,8 +11,8 @@ from gradtx.core import (
     Counter,
     GradientTransformation,
     Nested,
-    Passed,
     PositionTree,
+    SignedScalar,
     first_step,
     next_step,
     transformation,
@@ -54,7 +54,7 @@ def exponential_average(tx: GradientTransformation, decay: errors.Decay = 0.999)
 
 class UniformAverageState(NamedTuple):
     step: Counter
-    share: Passed
+    share: SignedScalar
     average: PositionTree
     inner: Nested
 
@@ -89,7 +89,7 @@ def uniform_average(
     start, every = min(start, last), min(every, last)
 
     def begin(average, inner):
-        return UniformAverageState(first_step(), None, average, inner)
+        return UniformAverageState(first_step(), jnp.zeros((), jnp.float32), average, inner)
 
     def advance(state):
         """``share`` is the weight of the parameters in the new average: 1, 1 / n at the n-th that counts, or 0."""

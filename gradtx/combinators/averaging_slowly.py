@@ -81,6 +81,6 @@ def _reset(state: Any, first: Any, when: jax.Array) -> Any:
     def choose(old: Any, new: Any) -> Any:
         if isinstance(old, TunableState):
             return old._replace(inner=_reset(old.inner, new.inner, when))
-        return old if new is None else jnp.where(when, new, old)  # what is passed on has no start
+        return jnp.where(when, new, old)
 
     return jax.tree.map(choose, state, first, is_leaf=lambda node: isinstance(node, TunableState))

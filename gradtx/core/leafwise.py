@@ -32,8 +32,7 @@ class Leaves(NamedTuple):
 
     ``resolve(tree)`` gives the pair for each leaf of a tree; equal pairs are the same object. ``advance(state)`` is
     called once before the leaves and takes what they share (counters, schedules, weights) to the next step, so that no
-    scalar is computed once for each leaf. It sees ``None`` for the fields that are like the parameters, and for what it
-    only passes on.
+    scalar is computed once for each leaf. It sees ``None`` for the fields that are like the parameters.
     """
 
     resolve: Callable[[Any], list[Pair]]
@@ -52,7 +51,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
     steps: dict[Pair, Callable[..., Any]] = {}
 
     def advance(state: Any) -> Any:
-        return state if state is None else cast_like(leaves.advance(state), state, passing=True)
+        return state if state is None else cast_like(leaves.advance(state), state)
 
     def init(params: Any) -> Any:
         flat, treedef = jax.tree.flatten(params)
@@ -69,8 +68,9 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
         pairs = leaves.resolve(updates if params is None else params)
         try:
             before = shared(state)
-            now = with_shared(state, jax.jit(advance)(before)) if jax.tree.leaves(before) else state
-            states = split(now, treedef)
+            if jax.tree.leaves(before):
+                state = with_shared(state, jax.jit(advance)(before))
+            states = split(state, treedef)
             flat_params = [None] * len(flat) if params is None else treedef.flatten_up_to(params)
         except errors.GradtxError:
             raise
@@ -83,7 +83,7 @@ def leaf_by_leaf(leaves: Leaves) -> Pair:
                 fix="write state = tx.init(params) for these parameters",
             ) from None
         if not flat:
-            return updates, cast_like(now, state)
+            return updates, state
         given = {name: signals[name] for name in leaves.signals if name in signals}
         seeds = leaf_seeds(updates) if "leaf_seed" in leaves.signals else None
         jitted: dict[Pair, Callable[..., Any]] = {}

@@ -8,10 +8,8 @@ A state is a ``NamedTuple`` whose fields are annotated with one of the roles bel
 A ``...Tree`` field is a tree like the parameters (in a unit written for one array: one array). Its numbers are moments,
 of both signs or non-negative; **positions**, which belong to a point as they stand (iterates, averages of parameters,
 distances between them, the gradient there); **accumulated** over all steps, sums and products to which each step adds
-little; or **factors**, which stand for numbers of another shape. The other fields are shared by all leaves. What is
-**passed** lives within one update alone: ``advance`` makes it for all leaves, and between updates it is ``None``, since
-each number of a state costs as much as thousands of a parameter's. ``Nested`` holds states of other transformations;
-dictionaries and tuples of states are walked as well.
+little; or **factors**, which stand for numbers of another shape. The other fields are shared by all leaves. ``Nested``
+holds states of other transformations; dictionaries and tuples of states are walked as well.
 """
 
 import functools
@@ -22,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from gradtx.tree import path_name, strong
+from gradtx.tree import path_name
 
 S = TypeVar("S")
 
@@ -40,7 +38,6 @@ FactorTree = Annotated[Any, Role("factor", True)]
 PositionTree = Annotated[Any, Role("position", True)]
 AccumulatedTree = Annotated[Any, Role("accumulated", True)]
 SignedScalar = Annotated[Any, Role("signed", False)]
-Passed = Annotated[Any, Role("passed", False)]
 Counter = Annotated[Any, Role("counter", False)]
 Key = Annotated[Any, Role("key", False)]
 Hyperparameter = Annotated[Any, Role("hyperparameter", False)]
@@ -187,22 +184,17 @@ def with_shared(state: Any, new: Any) -> Any:
     return type(state)(*fields)
 
 
-def cast_like(state: Any, old: Any, passing: bool = False) -> Any:
+def cast_like(state: Any, old: Any) -> Any:
     """``state`` in the dtypes and the memories of ``old``, never weakly typed: what makes a state's type a fixpoint.
 
-    A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there. So is what ``old``
-    does not pass on, unless it is only now ``passing``.
+    A part that keeps nothing (for this leaf) is ``None`` in ``state``, whatever ``old`` has there.
     """
     if state is None:
         return None
     if isinstance(state, dict):
-        return {name: cast_like(value, old[name], passing) for name, value in state.items()}
+        return {name: cast_like(value, old[name]) for name, value in state.items()}
     if is_state(state):
-        fields = []
-        for role, new, was in zip(roles(type(state)).values(), state, old, strict=True):
-            is_passed = role.kind == "passed" and was is None
-            fields.append(cast_like(new, was, passing) if not is_passed else strong(new) if passing else None)
-        return type(state)(*fields)
+        return type(state)(*map(cast_like, state, old))
     return jax.tree.map(_array_like, state, old)
 
 
@@ -245,8 +237,7 @@ def split(state: Any, treedef: Any) -> list[Any]:
 def merge(states: list[Any], treedef: Any) -> Any:
     """The state of the tree from the states of its leaves: the inverse of :func:`split`.
 
-    A leaf that keeps no state gives ``None``; shared fields are those of the first leaf that has any, and what was
-    passed on has an end.
+    A leaf that keeps no state gives ``None``; shared fields are those of the first leaf that has any.
     """
     example = next((state for state in states if state is not None), None)
     if example is None:
@@ -261,5 +252,5 @@ def merge(states: list[Any], treedef: Any) -> Any:
         elif role.like_params:
             fields.append(tree_of(treedef, column))
         else:
-            fields.append(None if role.kind == "passed" else getattr(example, name))
+            fields.append(getattr(example, name))
     return type(example)(*fields)

@@ -79,8 +79,9 @@ def stored(tx: GradientTransformation, layout: Layouts) -> GradientTransformatio
 
     At each update the state is decoded, used in float32 by ``tx``, and encoded anew, in the same pass where ``tx`` runs
     leaf by leaf; counters and hyperparameters stay as they are. A layout that rounds stochastically draws by the step,
-    the field, the leaf's path and the place in it: a run is reproducible and does not depend on the sharding. Around
-    ``flatten``, which makes one vector of all leaves, a block may span two of them, which then share a scale.
+    the field, the leaf's path and the place in it: a run is reproducible and does not depend on how the compiler
+    divides arrays (within ``shard_map`` each part counts its own places). Around ``flatten``, which makes one vector of
+    all leaves, a block may span two of them, which then share a scale.
 
     ``layout`` is one for all leaves, or one for each: ``{glob: layout}``, in which the first glob that matches the
     leaf's path counts, or a function ``(path, leaf) -> layout``, whose ``leaf`` has a shape. A leaf whose layout is

@@ -9,8 +9,8 @@ from gradtx.core import (
     AccumulatedTree,
     Counter,
     Functions,
-    Passed,
     PositionTree,
+    SignedScalar,
     first_step,
     next_step,
     transformation,
@@ -21,7 +21,7 @@ from gradtx.tree import cut
 
 class ScaleByMadgradState(NamedTuple):
     step: Counter
-    weight: Passed
+    weight: SignedScalar
     sum: AccumulatedTree
     sum_of_squares: AccumulatedTree
     start: PositionTree
@@ -50,7 +50,7 @@ def scale_by_madgrad(
     def init(param):
         return ScaleByMadgradState(
             step=first_step(),
-            weight=None,
+            weight=jnp.zeros((), jnp.float32),
             sum=jnp.zeros_like(param),
             sum_of_squares=jnp.zeros_like(param.real),
             start=jnp.array(param, copy=True),

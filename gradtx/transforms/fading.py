@@ -11,7 +11,7 @@ from gradtx.core import (
     FactorTree,
     Functions,
     GradientTransformation,
-    Passed,
+    SignedScalar,
     first_step,
     next_step,
     transformation,
@@ -23,7 +23,7 @@ from gradtx.transforms.scaling import identity
 
 class FadingMeanSquareState(NamedTuple):
     step: Counter
-    share: Passed
+    share: SignedScalar
     row: FactorTree
     column: FactorTree
 
@@ -58,7 +58,7 @@ def fading_mean_square(
 
     def init(param):
         row, column = factors_of(jnp.zeros_like(param.real), smallest)
-        return FadingMeanSquareState(first_step(), None, row, column)
+        return FadingMeanSquareState(first_step(), jnp.zeros((), jnp.float32), row, column)
 
     def advance(state):
         step = next_step(state.step)

@@ -12,7 +12,7 @@ from gradtx.core import (
     Functions,
     GradientTransformation,
     NonNegativeTree,
-    Passed,
+    SignedScalar,
     SignedTree,
     first_step,
     next_step,
@@ -72,7 +72,7 @@ def scale_by_optimistic_gradient(alpha: errors.Real = 1.0, beta: errors.Real = 1
 
 class PreviousMeanSquareState(NamedTuple):
     step: Counter
-    weight: Passed
+    weight: SignedScalar
     mean_square: NonNegativeTree
 
 
@@ -97,10 +97,10 @@ def previous_mean_square(decay: errors.Decay, *, corrected: bool = False) -> Fun
     """
 
     def init(param):
-        return PreviousMeanSquareState(first_step(), None, jnp.zeros_like(param.real))
+        return PreviousMeanSquareState(first_step(), jnp.zeros((), jnp.float32), jnp.zeros_like(param.real))
 
     def advance(state):
-        weight = weight_seen(decay, state.step) if corrected else None
+        weight = weight_seen(decay, state.step) if corrected else state.weight
         return state._replace(step=next_step(state.step), weight=weight)
 
     def update(update, state):

@@ -16,7 +16,6 @@ from gradtx.core import (
     Functions,
     GradientTransformation,
     NonNegativeTree,
-    Passed,
     SignedScalar,
     SignedTree,
     first_step,
@@ -105,7 +104,7 @@ def mean_square(decay: errors.Decay | None = None, *, initial_value: errors.NonN
 class VarianceState(NamedTuple):
     step: Counter
     mean_log_decay: SignedScalar  # None but for a corrected one with a decay that changes
-    share: Passed
+    share: SignedScalar
     mean: SignedTree
     variance: NonNegativeTree
 
@@ -137,7 +136,8 @@ def variance(
 
     def init(param):
         mean, variance = jnp.zeros_like(param), jnp.full_like(param.real, initial_value)
-        return VarianceState(first_step(), _first_log_decay(decay) if corrected else None, None, mean, variance)
+        log_decay = _first_log_decay(decay) if corrected else None
+        return VarianceState(first_step(), log_decay, jnp.zeros((), jnp.float32), mean, variance)
 
     def advance(state):
         step = next_step(state.step)
@@ -218,7 +218,7 @@ def absolute_value(*, eps: errors.Epsilon = 0.0) -> GradientTransformation:
 class BiasCorrectionState(NamedTuple):
     step: Counter
     mean_log_decay: SignedScalar  # None for a decay that is one number
-    weight: Passed
+    weight: SignedScalar
 
 
 @transformation(locality="elementwise")
@@ -227,7 +227,7 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
 
     For a constant decay the weight is ``1 - b^t = -expm1(t * log b)``, ``t = 1, 2, ...``, in the form that does not
     cancel. For a decay that changes, ``t * log b`` is ``t`` times the mean of ``log b_i``, which the state then keeps
-    beside the step: it equals ``log b`` exactly where ``b`` is constant. ``steps_ahead``
+    beside the step and the weight: it equals ``log b`` exactly where ``b`` is constant. ``steps_ahead``
     gives the weight of a later step, until which the decay stays the present one: what a look-ahead divides by.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980, section 3.
@@ -240,7 +240,7 @@ def bias_correction(decay: errors.Decay, *, steps_ahead: errors.Index = 0) -> Fu
 
     def init(param):
         del param
-        return BiasCorrectionState(first_step(), _first_log_decay(decay), None)
+        return BiasCorrectionState(first_step(), _first_log_decay(decay), jnp.zeros((), jnp.float32))
 
     def advance(state):
         step = next_step(state.step)
@@ -264,7 +264,7 @@ def _first_log_decay(decay: Any) -> jax.Array | None:
 def _mean_log_decay(state: Any, decay: Any, step: jax.Array) -> tuple[Any, jax.Array | None]:
     """The mean of ``log b_i`` up to this step, and what the state keeps of it: nothing for one number at all steps."""
     if state.mean_log_decay is None:
-        return _log(decay), None
+        return jnp.asarray(_log(decay), jnp.float32), None
     mean = state.mean_log_decay + (_log(decay) - state.mean_log_decay) / step
     return mean, mean
 

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import errors
-from gradtx.core import Counter, Functions, Key, Passed, first_step, kept_key, next_step, transformation
+from gradtx.core import Counter, Functions, Key, SignedScalar, first_step, kept_key, next_step, transformation
 
 
 class AddNoiseState(NamedTuple):
     step: Counter
     key: Key
-    deviation: Passed
+    deviation: SignedScalar
 
 
 @transformation(locality="elementwise")
@@ -38,7 +38,7 @@ def add_noise(eta: errors.NonNegative, gamma: errors.NonNegative, key: Any) -> F
 
     def init(param):
         del param
-        return AddNoiseState(first_step(), words(), None)
+        return AddNoiseState(first_step(), words(), jnp.zeros((), jnp.float32))
 
     def advance(state):
         step = next_step(state.step)

@@ -12,7 +12,7 @@ from gradtx.core import (
     Counter,
     Functions,
     GradientTransformation,
-    Passed,
+    SignedScalar,
     first_step,
     next_step,
     transformation,
@@ -23,7 +23,7 @@ from gradtx.transforms.moments import absolute_value, bias_correction, mean_squa
 
 class RectificationState(NamedTuple):
     step: Counter
-    factor: Passed
+    factor: SignedScalar
 
 
 @transformation(locality="elementwise")
@@ -58,7 +58,7 @@ def rectification(decay: errors.Decay, threshold: errors.NonNegative = 5.0) -> F
 
     def init(param):
         del param
-        return RectificationState(first_step(), None)
+        return RectificationState(first_step(), jnp.zeros((), jnp.float32))
 
     def advance(state):
         step = next_step(state.step)
