@@ -16,7 +16,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -51,8 +51,8 @@ class GradtxError(Exception):
     def __reduce__(self):
         return _unpickled, (type(self), self.call, self.expected, self.got, self.at, self.cause, self.fix)
 
-    def _again(self, call: str, expected: str, at: str | None) -> "GradtxError":
-        return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=self.fix, at=at)
+    def _again(self, call: str, expected: str, fix: str, at: str | None) -> "GradtxError":
+        return type(self)(call, expected=expected, got=self.got, cause=self.cause, fix=fix, at=at)
 
     def at_leaf(self, path: str) -> "GradtxError":
         """The same error with the leaf's path, for what is written for one array and does not know where it stands.
@@ -60,13 +60,13 @@ class GradtxError(Exception):
         A fix that names the place names the new one.
         """
         fix = self.fix if self.at is None else self.fix.replace(self.at, repr(path))
-        return type(self)(self.call, expected=self.expected, got=self.got, cause=self.cause, fix=fix, at=repr(path))
+        return self._again(self.call, self.expected, fix, repr(path))
 
     def raised_by(self, call: Any) -> "GradtxError":
         """The same error as the user sees it, with the call that the user wrote; the part that raised it is named."""
         name = self.call.partition("(")[0]
         inside = "" if name in (UNNAMED, str(call).partition("(")[0]) else f" (in {self.call})"
-        return self._again(str(call), self.expected + inside, self.at)
+        return self._again(str(call), self.expected + inside, self.fix, self.at)
 
 
 def _unpickled(kind: type, call: str, expected: str, got: str, at: str | None, cause: str, fix: str) -> GradtxError:
@@ -323,8 +323,7 @@ def _corrected(call: Call, signature: inspect.Signature) -> str | None:
         return None
     named = {name: show(value) for name, value in [*meant.items(), *call.keywords.items()]}
     written = [f"{name}={value}" for name, value in list(named.items())[min(len(meant), len(by_place)) :]]
-    missing = [name for name in by_place + by_name if signature.parameters[name].default is inspect.Parameter.empty]
-    written += [f"{name}={_PLAUSIBLE.get(name, '...')}" for name in missing if name not in named]
+    written += _required(signature, named)
     return f"`{call.name}({', '.join([*map(show, call.positional[: len(by_place)]), *written])})`"
 
 
@@ -469,12 +468,16 @@ _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 _PLAUSIBLE = {"learning_rate": "1e-3", "decay": "0.9", "max_norm": "1.0", "weight_decay": "1e-4"}
 
 
+def _required(signature: inspect.Signature, given: Collection[str] = ()) -> list[str]:
+    """The required arguments that are not ``given``, with a plausible value each."""
+    kinds = (*_BY_PLACE, inspect.Parameter.KEYWORD_ONLY)
+    required = [p.name for p in signature.parameters.values() if p.kind in kinds and p.default is p.empty]
+    return [f"{name}={_PLAUSIBLE.get(name, '...')}" for name in required if name not in given]
+
+
 def _example(name: str, signature: inspect.Signature) -> str:
     """A call to copy: required arguments only, with a plausible value each."""
-    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    required = [p.name for p in signature.parameters.values() if p.kind in positional and p.default is p.empty]
-    written = ", ".join(f"{key}={_PLAUSIBLE.get(key, '...')}" for key in required)
-    call = f"{name}({written})"
+    call = f"{name}({', '.join(_required(signature))})"
     return f"`tx = {call}; state = tx.init(params)`" if "learning_rate" in signature.parameters else f"`{call}`"
 
 

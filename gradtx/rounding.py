@@ -45,10 +45,16 @@ def round_to(x: jax.Array, dtype: Any, uniform: jax.Array | None = None) -> jax.
     return jnp.where(move, other, nearest)
 
 
-def places(shape: tuple[int, ...]) -> jax.Array:
-    """The place of each number in its array, row by row."""
+def places(shape: tuple[int, ...], row: int | None = None) -> jax.Array:
+    """The place of each number in its array, row by row; in part of an array whose rows are longer, of length ``row``,
+    the places after that of the part's first number.
+    """
+    lengths = shape if row is None else (*shape[:-1], row)
     return sum(
-        (jax.lax.broadcasted_iota(jnp.int32, shape, axis) * math.prod(shape[axis + 1 :]) for axis in range(len(shape))),
+        (
+            jax.lax.broadcasted_iota(jnp.int32, shape, axis) * math.prod(lengths[axis + 1 :])
+            for axis in range(len(shape))
+        ),
         start=jnp.zeros(shape, jnp.int32),
     )
 

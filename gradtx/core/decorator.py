@@ -87,14 +87,17 @@ def transformation(
     Equal hashable arguments give the same object, so that an equal optimizer is never traced twice.
     """
     if constructor is None:
-        return functools.partial(
-            _decorate, locality=locality, real=real, more={"per_example": per_example, "kind": kind}
-        )
-    return _decorate(constructor, locality=None, real=False, more={})
+        return functools.partial(_decorate, locality=locality, real=real, per_example=per_example, kind=kind)
+    return _decorate(constructor)
 
 
 def _decorate(
-    constructor: Callable[P, Functions], *, locality: Locality | None, real: bool, more: dict[str, Any]
+    constructor: Callable[P, Functions],
+    *,
+    locality: Locality | None = None,
+    real: bool = False,
+    per_example: bool = False,
+    kind: Kind = "",
 ) -> Callable[P, GradientTransformation]:
     def make(call: errors.Call) -> GradientTransformation:
         schedules = {
@@ -106,7 +109,7 @@ def _decorate(
         made = constructor(*call.positional, **call.keywords)
         if locality is None or (isinstance(made, GradientTransformation) and hasattr(made.update, "__gradtx__")):
             return public(dataclasses.replace(record_of(made), call=call, name=call.name))
-        return public(dataclasses.replace(_primitive(made, call, locality, real), **more))
+        return public(dataclasses.replace(_primitive(made, call, locality, real), per_example=per_example, kind=kind))
 
     remembered = errors.remember(make)
 

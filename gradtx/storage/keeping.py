@@ -36,7 +36,7 @@ from gradtx.core import (
 from gradtx.core.roles import boxes_around, tree_of
 from gradtx.rounding import places, uniform_at
 from gradtx.storage.kernels import in_one_pass
-from gradtx.storage.packing import BY_SIZE, plans_in
+from gradtx.storage.packing import BY_SIZE
 from gradtx.tree import leaf_paths, leaf_seeds
 
 Draw = Callable[[tuple[int, ...]], jax.Array]
@@ -229,24 +229,25 @@ def _encode(layout_at: LayoutAt, state: Any, step: Any = None, seed: Any = None,
             return value
         field = np.uint32(zlib.crc32(path.encode()))
 
-        def encode_leaf(layout: Layout, leaf: jax.Array, seed: Any) -> Any:
+        def encode_leaf(at: str, leaf: jax.Array, seed: Any) -> Any:
+            layout = layout_at(at)
+            _refuse_complex(layout, leaf, at)
+
             def draw(shape: tuple[int, ...]) -> jax.Array:
                 return uniform_at(places(shape) if at_places is None else at_places, (step, seed, field))
 
             return layout.encode(leaf, role, draw if layout.draws and step is not None else None)
 
         leaves, treedef = jax.tree.flatten(value)
-        _refuse_complex(layout_at, value)
-        layouts = map(layout_at, leaf_paths(value))
         seeds = leaf_seeds(value) if seed is None else [seed] * len(leaves)
-        return tree_of(treedef, list(map(encode_leaf, layouts, leaves, seeds)))
+        return tree_of(treedef, list(map(encode_leaf, leaf_paths(value), leaves, seeds)))
 
     return map_fields(encode, state)
 
 
 def _refuse_vectors(call: str, record: Record, layout: Any) -> None:
     """Raises where numbers of several leaves would share what a layout keeps for neighbours, or the layout itself."""
-    if not any(True for _ in plans_in(record)) or (isinstance(layout, Layout) and layout.reads == "elementwise"):
+    if "packed" not in record.kinds or (isinstance(layout, Layout) and layout.reads == "elementwise"):
         return
     got, cause = "layouts by path", "a vector of many leaves has no path of theirs"
     if isinstance(layout, Layout):
@@ -257,15 +258,14 @@ def _refuse_vectors(call: str, record: Record, layout: Any) -> None:
     )  # fmt: skip
 
 
-def _refuse_complex(layout_at: LayoutAt, tree: Any) -> None:
-    for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and layout_at(path) is not AS_IT_IS:
-            raise errors.DtypeError(
-                errors.UNNAMED, expected="real state, where a layout keeps it", got=str(leaf.dtype), at=repr(path),
-                cause="there are no codes of complex numbers, and no narrower dtype",
-                fix=f"write stored(tx, {{{path!r}: None, '*': layout}}), which keeps the leaf as it is, or make two "
-                "real leaves of its real and imaginary parts",
-            )  # fmt: skip
+def _refuse_complex(layout: Layout, leaf: jax.Array, path: str) -> None:
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and layout is not AS_IT_IS:
+        raise errors.DtypeError(
+            errors.UNNAMED, expected="real state, where a layout keeps it", got=str(leaf.dtype), at=repr(path),
+            cause="there are no codes of complex numbers, and no narrower dtype",
+            fix=f"write stored(tx, {{{path!r}: None, '*': layout}}), which keeps the leaf as it is, or make two "
+            "real leaves of its real and imaginary parts",
+        )  # fmt: skip
 
 
 def refuse_foreign(call: str, record: Record, fix: str) -> None:

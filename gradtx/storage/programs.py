@@ -82,12 +82,6 @@ def in_order(operands: Sequence[Any], program: Program, arrays: Mapping[int, jax
     ]
 
 
-def places_in(tile: tuple[int, ...], row: int) -> jax.Array:
-    """The places of a tile's numbers after its first, where rows have a length of ``row``."""
-    by_axis = [jax.lax.broadcasted_iota(jnp.int32, tile, axis) for axis in range(len(tile))]
-    return by_axis[-1] if len(tile) == 1 else by_axis[0] * row + by_axis[1]
-
-
 def primitives(jaxpr: core.Jaxpr) -> set[str]:
     names = set()
     for equation in jaxpr.eqns:

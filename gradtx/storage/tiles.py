@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from gradtx.storage.programs import Program, check_body, in_order, places_in, same
+from gradtx.rounding import places
+from gradtx.storage.programs import Program, check_body, in_order, same
 
 
 class Tiles(NamedTuple):
@@ -74,7 +75,7 @@ def by_tiles(
         ]
         if program.draws:
             first = pl.program_id(0) * (tiles.tile[0] * tiles.view[1]) + pl.program_id(1) * tiles.tile[1]
-            values.append(first + places_in(tiles.tile, tiles.view[1]))
+            values.append(first + places(tiles.tile, tiles.view[1]))
         results = core.jaxpr_as_fun(body)(*values)
         for ref, index in zip(refs[len(operands) :], written, strict=True):
             ref[...] = results[index]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from gradtx.storage.programs import ON_CPUS, NoKernelError, Program, check_body, in_order, places_in, primitives, same
+from gradtx.rounding import places
+from gradtx.storage.programs import ON_CPUS, NoKernelError, Program, check_body, in_order, primitives, same
 
 AT_ONCE = 2**15
 """Numbers in a tile on a CPU: 128 KB for each array in float32. Four times as many take as long, and more memory."""
@@ -56,7 +57,7 @@ def by_turns(operands: Sequence[Any], program: Program) -> list[Any]:
         old = [arrays[index] if index in stays else array for index, array in enumerate(given)]
         values = [tile(array, share) for array, share in zip(old, program.operands, strict=True)]
         if program.draws:
-            values.append(start * unit + places_in(values[0].shape, unit))
+            values.append(start * unit + places(values[0].shape, unit))
         # With the scalars: without them XLA counts two fifths more bytes for adamw.
         body = jax.make_jaxpr(program.update)(*values)
         shapes = [tile(arrays[index], written[index]).shape if index in written else () for index in results]

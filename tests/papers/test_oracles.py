@@ -278,5 +278,5 @@ def test_oracles_use_the_names_of_our_states(name):
     in_corrections = {"step", "mean_log_decay", "weight"}
     assert set(ours) - in_corrections <= set(exact) <= set(ours)
     for field, value in exact.items():
-        if ours[field] is not None:  # what is passed on within an update, and the mean of what never changes
+        if ours[field] is not None:  # a mean of what never changes, a step that none reads
             np.testing.assert_allclose(ours[field], value, rtol=4 * EPS)

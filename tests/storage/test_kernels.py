@@ -98,6 +98,7 @@ TURNS = [
 
 @pytest.mark.parametrize(("name", "layout", "shape", "dtype"), TURNS)
 def test_the_loop_over_tiles_gives_what_the_plain_program_gives(monkeypatch, name, layout, shape, dtype):
+    """But for the last digit of a quotient: XLA multiplies divisors, and others in another program."""
     monkeypatch.setattr(turns, "AT_ONCE", 512)
     monkeypatch.setattr(turns, "LEAST", 1)
     monkeypatch.setattr(kernels, "by_turns", counted := Counted(turns.by_turns))
@@ -106,11 +107,6 @@ def test_the_loop_over_tiles_gives_what_the_plain_program_gives(monkeypatch, nam
     assert counted.calls == 0
     found = steps(storage.stored(RECIPES[name](), fresh(layout)), params)
     assert counted.calls == counted.returned == 1
-    assert_same_but_for_a_quotient(found, expected)
-
-
-def assert_same_but_for_a_quotient(found, expected):
-    """But for its last digit: XLA makes one division of two where a divisor is used once, which programs differ in."""
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         if one.dtype == jnp.uint8:
             one, other = (np.stack([pairs & 15, pairs >> 4]) for pairs in (one, other))
