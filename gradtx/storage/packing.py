@@ -372,8 +372,9 @@ def _like(step: jax.Array, update: Any) -> jax.Array:
 
 def plans_in(record: Record) -> Iterator[Any]:
     """For each :func:`packed` in a transformation, what gives the plan of a tree."""
-    if record.kind == "packed":
-        yield record.tree.update.plan_of  # type: ignore[attr-defined]
+    plan_of = getattr(record.tree.update, "plan_of", None)  # which one that is made anew at each step has not
+    if plan_of is not None:
+        yield plan_of
         return
     for part in record.parts.values():
         yield from plans_in(part)

@@ -189,6 +189,14 @@ def test_packed_parameters_are_refused_by_what_was_not_packed_for_them(make):
     gradtx.adamw(1e-2).init(params)  # to which all elements are alike
 
 
+def test_one_that_is_made_anew_at_each_step_has_no_plan_and_is_refused_by_name():
+    tx = gradtx.tunable(lambda learning_rate: packed(gradtx.sgd(learning_rate)), learning_rate=0.1)
+    with pytest.raises(errors.LayoutError, match="a transformation with packed"):
+        pack(tree(), tx)
+    with pytest.raises(errors.LayoutError, match="a block would span"):
+        stored(tx, quantized())
+
+
 def test_parameters_packed_for_another_transformation_are_refused():
     with pytest.raises(errors.StructureError, match="write params = pack"):
         packed(gradtx.adamw(1e-3, mask=matrices, weight_decay=0.1)).init(pack(tree(), packed(gradtx.adam(1e-3))))
