@@ -14,9 +14,10 @@ Counted by the compiler (PyTorch has no such counts):
 ``peak``       bytes for each parameter of arguments, outputs that are no donated argument, and scratch.
 ``kernels``    fusions and calls of kernels in the compiled program.
 
-Timed, as the median over rounds, with quartiles. A round runs a copy of memory and the peers one after the other, and a
-ratio is one of times in one round. gradtx, the step by hand and Optax share rounds; every other peer has rounds with
-Optax, so that two peers' arrays are there at a time.
+Timed, as the median over rounds, with quartiles. A round lays all arrays out anew, runs a copy of memory and the peers
+one after the other, three times, in another order than the round before, and keeps the median of the three; a ratio is
+one of times in one round. gradtx, the step by hand and Optax share rounds; every other peer has rounds with Optax, so
+that two peers' arrays are there at a time.
 
 ``time/Optax`` seconds of a step over those of Optax's.
 ``of copy``    ``(least bytes / seconds of a step) / (bytes of the copy / seconds of the copy)``. The least bytes are
@@ -87,6 +88,8 @@ SIZES: dict[str, tuple[Callable[[], Shapes], Callable[[], Shapes]]] = {
 """The leaves, and those of ``--quick``."""
 
 ONLY_ON_ACCELERATORS = ("1G",)
+TURNS = 3
+"""Steps, or runs of quick ones, that are timed while arrays lie in one place."""
 SMALL = 4096
 """Elements from which a leaf is large, as ``storage.packed`` takes it."""
 
@@ -171,15 +174,19 @@ def running(program: jax.stages.Compiled, contender: Contender, shapes: Shapes) 
     return Running(call, lambda: jax.block_until_ready(kept[0]))
 
 
-def copying(size: int) -> Running:
+def running_in_torch(optimizer: str, kind: str, shapes: Shapes) -> Running:
+    return Running(*torch_steps.starting(optimizer, kind, shapes))
+
+
+def copying(size: int) -> Callable[[], Running]:
     """Reads and writes ``size`` bytes in all: from one array into another, or in place, whichever is quicker.
 
     In place is what a step does with what it is given; into another array a CPU first reads what it overwrites.
     """
     count = max(size // 8, 1)
-    source = jnp.ones(count, jnp.float32)
 
-    def way(copied: Any, *given: jax.Array) -> Running:
+    def way(copied: Any, has_source: bool) -> Running:
+        given = [jnp.ones(count, jnp.float32)] * has_source
         kept = [jnp.zeros(count, jnp.float32)]
 
         def call() -> None:
@@ -188,8 +195,8 @@ def copying(size: int) -> Running:
         return Running(call, lambda: jax.block_until_ready(kept[0]))
 
     ways = [
-        way(jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True), source),
-        way(jax.jit(lambda target: -target, donate_argnums=0)),
+        functools.partial(way, jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True), True),
+        functools.partial(way, jax.jit(lambda target: -target, donate_argnums=0), False),
     ]
     seconds = timed({str(index): each for index, each in enumerate(ways)}, rounds=3)
     return min(zip(ways, seconds.values(), strict=True), key=lambda pair: min(pair[1]["step"]))[0]
@@ -199,30 +206,48 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def timed(peers: Mapping[str, Running], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of a step and of the call alone, in rounds that go through the peers in turn."""
+def timed(peers: Mapping[str, Callable[[], Running]], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of a step and of the call alone: of each round, the median of three turns.
+
+    Each round lays all arrays out anew and goes through the peers in another order: both were seen to move the ratio
+    of two steps by a fifth for as long as nothing else changes.
+    """
     seconds: dict[str, dict[str, list[float]]] = {name: {"step": [], "call": []} for name in peers}
-    repeats = {}
-    for name, peer in peers.items():
-        took = 0.0
-        for _ in range(2):  # the first one warms up
-            start = time.perf_counter()
-            peer.call()
-            peer.wait()
-            took = time.perf_counter() - start
-        repeats[name] = min(max(round(0.02 / took), 1), 50)  # of 20 ms, the clock and the waiting are nothing
-    for _ in range(rounds):
-        for name, peer in peers.items():
-            time.sleep(0.005)  # until threads of the one before have gone to sleep
-            start = time.perf_counter()
-            peer.call()
-            called = time.perf_counter()
-            for _ in range(repeats[name] - 1):
-                peer.call()
-            peer.wait()
-            seconds[name]["step"].append((time.perf_counter() - start) / repeats[name])
-            seconds[name]["call"].append(called - start)
+    repeats: dict[str, int] = {}
+    for index in range(rounds):
+        first = index // 2 % len(peers)
+        order = ([*peers] * 2)[first : first + len(peers)]
+        running = {name: peers[name]() for name in (order if index % 2 == 0 else reversed(order))}
+        for name, peer in running.items():
+            for _ in range(1 if name in repeats else 2):  # the very first one takes longer
+                start = time.perf_counter()
+                _finish(peer, 1)
+                took = time.perf_counter() - start
+            repeats.setdefault(name, min(max(round(0.02 / took), 1), 50))  # of 20 ms, clock and waiting are nothing
+        turns = [{name: _turn(peer, repeats[name]) for name, peer in running.items()} for _ in range(TURNS)]
+        for name, found in seconds.items():
+            for what, taken in found.items():
+                taken.append(statistics.median(turn[name][what] for turn in turns))
+        running.clear()
+        gc.collect()
     return seconds
+
+
+def _turn(peer: Running, repeats: int) -> dict[str, float]:
+    time.sleep(0.005)  # until threads of the one before have gone to sleep
+    start = time.perf_counter()
+    called = _finish(peer, repeats)
+    return {"step": (time.perf_counter() - start) / repeats, "call": called - start}
+
+
+def _finish(peer: Running, repeats: int) -> float:
+    """Steps until all are done; when the call of the first one had returned."""
+    peer.call()
+    called = time.perf_counter()
+    for _ in range(repeats - 1):
+        peer.call()
+    peer.wait()
+    return called
 
 
 def bytes_free() -> int:
@@ -293,21 +318,18 @@ def measure(
         if needed > 0.9 * free:
             notes.append(f"{optimizer}, {group[-1]}: not run, {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free")
             continue
-        runs = {"copy": copying(copied)}
+        peers = {
+            name: functools.partial(running_in_torch, optimizer, name.rpartition(" ")[2], shapes)
+            if name in in_torch
+            else functools.partial(running, programs[name], compiling[name], shapes)
+            for name in group
+        }
         try:
-            for name in group:
-                runs[name] = (
-                    Running(*torch_steps.starting(optimizer, name.rpartition(" ")[2], shapes))
-                    if name in in_torch
-                    else running(programs[name], compiling[name], shapes)
-                )
-            seconds = timed(runs, rounds)
+            seconds = timed({"copy": copying(copied), **peers}, rounds)
         except RuntimeError as error:  # of PyTorch, where it has no such kernel for the device; or of a full device
             notes.append(f"{optimizer}, {group[-1]}: not run, {str(error).splitlines()[0]}")
             continue
         finally:
-            runs.clear()
-            gc.collect()
             if group[-1] in in_torch:
                 torch_steps.give_back()
         of_optax.append((seconds["copy"], seconds["Optax"]))

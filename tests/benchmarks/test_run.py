@@ -96,14 +96,14 @@ def test_times_are_read_as_documented():
     assert said["step seconds"] == 6.0 and said["host us"] == 1e6
 
 
-def test_quick_peers_are_repeated_until_they_can_be_timed(monkeypatch):
+def test_rounds_lay_out_anew_take_turns_and_repeat_quick_steps(monkeypatch):
     """By a clock that only the steps move: 20 ms are four steps of 5 ms, and one of 1 s."""
-    now, calls = [0.0], {"quick": 0, "slow": 0}
+    now, ran, owed = [0.0], [], {"quick": 0.0, "slow": 0.0}
     monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
 
     def peer(name, handing_over, working):
         def call():
-            calls[name] += 1
+            ran.append(name)
             now[0] += handing_over
             owed[name] += working
 
@@ -111,14 +111,20 @@ def test_quick_peers_are_repeated_until_they_can_be_timed(monkeypatch):
             now[0] += owed[name]
             owed[name] = 0.0
 
-        return run.Running(call, wait)
+        def laid_out():
+            ran.append(f"{name} laid out")
+            return run.Running(call, wait)
 
-    owed = {"quick": 0.0, "slow": 0.0}
-    seconds = run.timed({"quick": peer("quick", 0.001, 0.004), "slow": peer("slow", 0.25, 0.75)}, rounds=3)
-    assert calls == {"quick": 2 + 3 * 4, "slow": 2 + 3 * 1}
-    assert seconds["quick"]["step"] == pytest.approx([0.005] * 3)
-    assert seconds["slow"]["step"] == pytest.approx([1.0] * 3)
-    assert seconds["quick"]["call"] == pytest.approx([0.001] * 3)
+        return laid_out
+
+    seconds = run.timed({"quick": peer("quick", 0.001, 0.004), "slow": peer("slow", 0.25, 0.75)}, rounds=2)
+    assert ran[:2] == ["quick laid out", "slow laid out"]
+    assert ran[2:6] == ["quick", "quick", "slow", "slow"]
+    assert ran[6:21] == 3 * (4 * ["quick"] + ["slow"])
+    assert ran[21:] == ["slow laid out", "quick laid out", "slow", "quick", *(3 * (["slow"] + 4 * ["quick"]))]
+    assert seconds["quick"]["step"] == pytest.approx([0.005] * 2)
+    assert seconds["slow"]["step"] == pytest.approx([1.0] * 2)
+    assert seconds["quick"]["call"] == pytest.approx([0.001] * 2)
 
 
 def figures(**changed):
