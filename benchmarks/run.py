@@ -16,8 +16,8 @@ Counted by the compiler (PyTorch has no such counts):
 
 Timed, as the median over rounds, with quartiles. A round lays all arrays out anew, runs a copy of memory and the peers
 one after the other, three times, in another order than the round before, and keeps the median of the three; a ratio is
-one of times in one round. gradtx, the step by hand and Optax share rounds; every other peer has rounds with Optax, so
-that two peers' arrays are there at a time.
+one of times in one round. gradtx, the step by hand and Optax share rounds, twice as many; every other peer has rounds
+with Optax, so that two peers' arrays are there at a time.
 
 ``time/Optax`` seconds of a step over those of Optax's.
 ``of copy``    ``(least bytes / seconds of a step) / (bytes of the copy / seconds of the copy)``. The least bytes are
@@ -325,7 +325,7 @@ def measure(
             for name in group
         }
         try:
-            seconds = timed({"copy": copying(copied), **peers}, rounds)
+            seconds = timed({"copy": copying(copied), **peers}, rounds if group[-1] in alone else 2 * rounds)
         except RuntimeError as error:  # of PyTorch, where it has no such kernel for the device; or of a full device
             notes.append(f"{optimizer}, {group[-1]}: not run, {str(error).splitlines()[0]}")
             continue
@@ -391,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS, metavar="NAME", help="; ".join(OPTIMIZERS)
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, metavar="NAME", help="; ".join(PEERS))
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of timing a step")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of timing a step, half of those of gradtx itself")
     parser.add_argument("--builds", type=int, default=1, help="rounds of tracing and compiling")
     given = parser.parse_args(arguments)
     if given.page:

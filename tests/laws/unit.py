@@ -54,9 +54,10 @@ class Unit:
     that cancels turns with its rounding. ``ulps`` bounds the error of one step: 4, and more only where a path through
     the unit has more roundings than Adam's ten, of up to half a unit each. ``magnifies`` bounds how far two
     compilations may be apart, in eps of the largest element: 4, and more only where an iteration magnifies the
-    roundings of its first step. ``guards`` says that what is not finite changes nothing instead of staying visible.
-    ``signals`` are given to every update, and to the oracle; a :class:`LikeUpdates` has the tree of the updates. A unit
-    that takes the gradients of ``examples`` is given that many times the one gradient, which is then their mean.
+    roundings of its first step, or a leaf of one element cancels. ``guards`` says that what is not finite changes
+    nothing instead of staying visible. ``signals`` are given to every update, and to the oracle; a
+    :class:`LikeUpdates` has the tree of the updates. A unit that takes the gradients of ``examples`` is given that many
+    times the one gradient, which is then their mean.
     """
 
     name: str

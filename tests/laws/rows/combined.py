@@ -18,7 +18,8 @@ def foreign() -> gradtx.GradientTransformation:
 
 
 ROWS = (
-    Unit("chain", gradtx.chain, positional=(gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.ema(0.5))),
+    # The two averages of "s", a leaf of one element, end at a fortieth of what they are sums of.
+    Unit("chain", gradtx.chain, {}, (gradtx.clip_by_global_norm(1.0), gradtx.ema(0.5), gradtx.ema(0.5)), magnifies=40),
     Unit("chain with a foreign part", gradtx.chain, positional=(gradtx.ema(0.5), foreign(), gradtx.scale(2.0))),
     Unit("chain of nothing", gradtx.chain),
     Unit("named_chain", gradtx.named_chain, positional=(("mean", gradtx.ema(0.5)), ("step", gradtx.sgd(0.1)))),
