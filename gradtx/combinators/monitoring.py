@@ -33,6 +33,7 @@ REPORTED_ELSEWHERE = (
 class MonitorState(NamedTuple):
     measured: SignedScalar  # by name, as the measures gave it
     inner: Nested
+    foreign: SignedScalar  # of measures whose state does not say what its fields are
 
 
 @transformation(locality="tree", kind="layers")
@@ -67,21 +68,25 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Functio
     with_memory: dict[str, Any] = {name: measure for name, measure in measures.items() if isinstance(measure, tuple)}
     parts = dict(zip(with_memory, parts_by_name(with_memory.values()).items(), strict=True))
 
-    def measured(updates: Any, inner: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        found = {name: function(updates) for name, function in functions.items()}
+    def measured(updates: Any, kept: Mapping[str, Any], params: Any) -> MonitorState:
+        found: dict[str, Any] = {name: function(updates) for name, function in functions.items()}
         new = {}
         for name, (part_name, record) in parts.items():
-            found[name], new[part_name] = record.tree.update(updates, inner[part_name], params, {})
-        return jax.tree.map(jnp.asarray, {name: found[name] for name in measures}), new
+            found[name], new[part_name] = record.tree.update(updates, kept[part_name], params, {})
+        return state_of(jax.tree.map(jnp.asarray, {name: found[name] for name in measures}), new)
+
+    def state_of(found: Any, kept: dict[str, Any]) -> MonitorState:
+        foreign = {part_name: kept.pop(part_name) for part_name, record in parts.values() if record.foreign}
+        return MonitorState(found, kept, foreign)
 
     def init(params: Any) -> MonitorState:
-        inner = {part_name: record.tree.init(params) for part_name, record in parts.values()}
-        inner = jax.tree.map(lambda leaf: strong(jnp.asarray(leaf)), inner)  # a foreign one may hold Python numbers
-        shapes, _ = jax.eval_shape(measured, params, inner, params)
-        return MonitorState(jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes), inner)
+        kept = {part_name: record.tree.init(params) for part_name, record in parts.values()}
+        kept = jax.tree.map(lambda leaf: strong(jnp.asarray(leaf)), kept)  # a foreign one may hold Python numbers
+        like = jax.eval_shape(measured, params, kept, params).measured
+        return state_of(jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), like), kept)
 
     def update(updates: Any, state: MonitorState, params: Any = None) -> tuple[Any, MonitorState]:
-        return updates, MonitorState(*measured(updates, state.inner, params))
+        return updates, measured(updates, {**state.inner, **state.foreign}, params)
 
     return init, update
 
