@@ -67,6 +67,7 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Functio
     functions = {name: measure for name, measure in measures.items() if not isinstance(measure, tuple)}
     with_memory: dict[str, Any] = {name: measure for name, measure in measures.items() if isinstance(measure, tuple)}
     parts = dict(zip(with_memory, parts_by_name(with_memory.values()).items(), strict=True))
+    foreign = [part_name for part_name, record in parts.values() if record.foreign]
 
     def measured(updates: Any, kept: Mapping[str, Any], params: Any) -> MonitorState:
         found: dict[str, Any] = {name: function(updates) for name, function in functions.items()}
@@ -75,9 +76,9 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Functio
             found[name], new[part_name] = record.tree.update(updates, kept[part_name], params, {})
         return state_of(jax.tree.map(jnp.asarray, {name: found[name] for name in measures}), new)
 
-    def state_of(found: Any, kept: dict[str, Any]) -> MonitorState:
-        foreign = {part_name: kept.pop(part_name) for part_name, record in parts.values() if record.foreign}
-        return MonitorState(found, kept, foreign)
+    def state_of(found: Any, kept: Mapping[str, Any]) -> MonitorState:
+        own = {part_name: state for part_name, state in kept.items() if part_name not in foreign}
+        return MonitorState(found, own, {part_name: kept[part_name] for part_name in foreign})
 
     def init(params: Any) -> MonitorState:
         kept = {part_name: record.tree.init(params) for part_name, record in parts.values()}
