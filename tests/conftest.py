@@ -1,7 +1,7 @@
 """Several devices on one CPU, compiled programs kept between runs, and which cases of long tables take turns.
 
-A test with more than three cases takes an eighth of them where ``slow`` tests are left out, and one at least, another
-eighth than its neighbours; of the units of the law table each takes an eighth of the laws, and the three optimizers
+A test with more than three cases takes a twelfth of them where ``slow`` tests are left out, and one at least, another
+twelfth than its neighbours; of the units of the law table each takes a twelfth of the laws, and the three optimizers
 that everybody knows all of them. Nothing that reads the code or the documentation takes turns. With ``slow`` tests all
 cases run.
 """
@@ -20,7 +20,7 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-TURNS = 8
+TURNS = 12
 FEW = 3
 ALL_CASES = ("tests/architecture/", "tests/test_documentation.py", "tests/test_package.py", "gradtx/")
 
