@@ -62,9 +62,9 @@ def mechanize(
     >>> import gradtx, jax, jax.numpy as jnp
     >>> tx = gradtx.mechanize(gradtx.sgd(1.0))
     >>> params, loss = jnp.array([3.0]), lambda p: jnp.sum(p**2)
-    >>> state = tx.init(params)
+    >>> state, update = tx.init(params), jax.jit(tx.update)
     >>> for _ in range(200):
-    ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+    ...     updates, state = update(jax.grad(loss)(params), state, params)
     ...     params = gradtx.apply_updates(params, updates)
     >>> abs(float(params[0])) < 0.1
     True
