@@ -178,6 +178,7 @@ def running_in_torch(optimizer: str, kind: str, shapes: Shapes) -> Running:
     return Running(*torch_steps.starting(optimizer, kind, shapes))
 
 
+@functools.cache
 def copying(size: int) -> Callable[[], Running]:
     """Reads and writes ``size`` bytes in all: from one array into another, or in place, whichever is quicker.
 
@@ -185,8 +186,8 @@ def copying(size: int) -> Callable[[], Running]:
     """
     count = max(size // 8, 1)
 
-    def way(copied: Any, has_source: bool) -> Running:
-        given = [jnp.ones(count, jnp.float32)] * has_source
+    def way(copied: Any, sources: int) -> Running:
+        given = [jnp.ones(count, jnp.float32)] * sources
         kept = [jnp.zeros(count, jnp.float32)]
 
         def call() -> None:
@@ -195,8 +196,8 @@ def copying(size: int) -> Callable[[], Running]:
         return Running(call, lambda: jax.block_until_ready(kept[0]))
 
     ways = [
-        functools.partial(way, jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True), True),
-        functools.partial(way, jax.jit(lambda target: -target, donate_argnums=0), False),
+        functools.partial(way, jax.jit(lambda source, target: -source, donate_argnums=1, keep_unused=True), 1),
+        functools.partial(way, jax.jit(lambda target: -target, donate_argnums=0), 0),
     ]
     seconds = timed({str(index): each for index, each in enumerate(ways)}, rounds=3)
     return min(zip(ways, seconds.values(), strict=True), key=lambda pair: min(pair[1]["step"]))[0]
@@ -217,18 +218,17 @@ def timed(peers: Mapping[str, Callable[[], Running]], rounds: int) -> dict[str, 
     for index in range(rounds):
         first = index // 2 % len(peers)
         order = ([*peers] * 2)[first : first + len(peers)]
-        running = {name: peers[name]() for name in (order if index % 2 == 0 else reversed(order))}
-        for name, peer in running.items():
-            for _ in range(1 if name in repeats else 2):  # the very first one takes longer
-                start = time.perf_counter()
-                _finish(peer, 1)
-                took = time.perf_counter() - start
+        laid_out = {name: peers[name]() for name in (order if index % 2 == 0 else reversed(order))}
+        for name, peer in laid_out.items():
+            if name not in repeats:
+                _turn(peer, 1)  # the very first one takes longer
+            took = _turn(peer, 1)["step"]
             repeats.setdefault(name, min(max(round(0.02 / took), 1), 50))  # of 20 ms, clock and waiting are nothing
-        turns = [{name: _turn(peer, repeats[name]) for name, peer in running.items()} for _ in range(TURNS)]
+        turns = [{name: _turn(peer, repeats[name]) for name, peer in laid_out.items()} for _ in range(TURNS)]
         for name, found in seconds.items():
             for what, taken in found.items():
                 taken.append(statistics.median(turn[name][what] for turn in turns))
-        running.clear()
+        laid_out.clear()
         gc.collect()
     return seconds
 
@@ -236,18 +236,12 @@ def timed(peers: Mapping[str, Callable[[], Running]], rounds: int) -> dict[str, 
 def _turn(peer: Running, repeats: int) -> dict[str, float]:
     time.sleep(0.005)  # until threads of the one before have gone to sleep
     start = time.perf_counter()
-    called = _finish(peer, repeats)
-    return {"step": (time.perf_counter() - start) / repeats, "call": called - start}
-
-
-def _finish(peer: Running, repeats: int) -> float:
-    """Steps until all are done; when the call of the first one had returned."""
     peer.call()
     called = time.perf_counter()
     for _ in range(repeats - 1):
         peer.call()
     peer.wait()
-    return called
+    return {"step": (time.perf_counter() - start) / repeats, "call": called - start}
 
 
 def bytes_free() -> int:

@@ -10,12 +10,10 @@ import pytest
 
 import gradtx
 from tests.clients.problem import assert_identical
-from tests.laws.table import UNITS
+from tests.laws.table import every_unit
 from tests.laws.trees import gradients, params, types
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 
 
 def states(unit):

@@ -12,7 +12,7 @@ import pytest
 
 import gradtx
 from gradtx import errors
-from tests.laws.table import UNITS
+from tests.laws.table import every_unit
 from tests.laws.trees import params
 
 SHAPES = {
@@ -29,7 +29,7 @@ def row_of(rows, name):
     return found[0]
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@every_unit
 def test_every_unit_is_described_with_all_bytes_of_its_state(unit):
     tx = unit.make()
     rows = gradtx.describe(tx, params())

@@ -1,5 +1,7 @@
 """Every unit of the library, one row each. Adding a unit means adding one row; the laws in this folder do the rest."""
 
+import pytest
+
 from tests.laws.rows import (
     adaptive_rates,
     catalogue_adaptive,
@@ -43,3 +45,5 @@ UNITS = (
 )
 
 RECIPES = tuple(unit for unit in UNITS if unit.constructor.__module__.startswith("gradtx.optimizers."))
+
+every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

@@ -11,11 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import gradtx
 from gradtx import errors
-from tests.laws.table import RECIPES, UNITS
+from tests.laws.table import RECIPES, UNITS, every_unit
 from tests.laws.trees import SHAPES, assert_close, gradients, params, types
 from tests.laws.unit import Unit
 
-every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 every_part = pytest.mark.parametrize("unit", [u for u in UNITS if u not in RECIPES], ids=lambda unit: unit.name)
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 

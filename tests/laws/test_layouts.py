@@ -8,10 +8,9 @@ import gradtx
 from gradtx import storage
 from gradtx.core import is_kept, map_fields, record_of
 from gradtx.core.roles import boxes_around
-from tests.laws.table import UNITS
+from tests.laws.table import every_unit
 from tests.laws.trees import assert_close, gradients, params, types
 
-every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 LAYOUTS = {"bfloat16": (storage.cast("bfloat16"), 2.0**-8), "8 bits": (storage.quantized(), 2.0**-5)}
 """Layouts, and how far a number may be from what it stands for, over the largest one of its leaf."""
 
